@@ -1,0 +1,228 @@
+"""Capture: the user's step as a forward graph, their lines on every node, draws counter-based."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from e2compile.errors import CompileError, UsageError
+from e2compile.graph import insert
+from e2compile.ops import UNIFORM
+from e2compile.task import Task
+
+aten = torch.ops.aten
+
+_PREFIX = "model."
+_LIBRARY = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+
+
+@dataclass(frozen=True)
+class ForwardGraph:
+    """Forward and loss, not yet differentiated; parameters are get_attr nodes of `module`.
+
+    Inputs: the batch, then seed and step (int64, shape ()). `training` graphs return the loss and,
+    for a classification, the number of correct samples; evaluation graphs the model's output.
+    """
+
+    module: fx.GraphModule
+    training: bool
+
+    @property
+    def graph(self) -> fx.Graph:
+        return self.module.graph
+
+
+class _Training(nn.Module):
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.model, self.loss = task.model, task.loss
+
+    def forward(self, *batch: Tensor) -> tuple[Tensor, ...]:
+        output = self.model(*batch[:-1])
+        loss = self.loss(output, batch[-1])
+        return loss, *(correct(output.detach(), batch[-1]).sum(0, keepdim=True) for _ in classes(output, batch[-1]))
+
+
+class _Evaluation(nn.Module):
+    """The model alone: the loss of single samples is taken when the graph is made functional."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.model, self.loss = task.model, task.loss
+
+    def forward(self, *batch: Tensor) -> tuple[Tensor, ...]:
+        return (self.model(*batch[:-1]),)
+
+
+def classes(output: Tensor, target: Tensor) -> range:
+    """One metric for a classification, none for anything else."""
+    is_classification = output.dim() == 2 and target.dim() == 1 and not target.dtype.is_floating_point
+    return range(int(is_classification))
+
+
+def correct(output: Tensor, target: Tensor) -> Tensor:
+    return (output.argmax(1) == target).to(torch.int64)
+
+
+def capture_forward(task: Task, training: bool) -> ForwardGraph:
+    """Export one step of a task in training or evaluation mode.
+
+    Raises CompileError, with the user's line, where torch.export cannot follow the model or the model
+    draws numbers in a way that has no counter-based form.
+    """
+    mode = task.model.training
+    step: nn.Module = (_Training if training else _Evaluation)(task)
+    step.train(training)
+    try:
+        module = _export(step, task.batch)
+    finally:
+        task.model.train(mode)
+    for node in module.graph.nodes:
+        node.meta["custom"] = {"where": user_line(node), "module": _module_path(node)}
+    _canonical_names(module, task.model)
+    _add_counters(module)
+    _draws_by_counter(module)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return ForwardGraph(module, training)
+
+
+def _export(step: nn.Module, batch: tuple[Tensor, ...]) -> fx.GraphModule:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = torch.export.export(step, batch, strict=False).module(check_guards=False)
+    except Exception as error:
+        raise CompileError(f"the model cannot be traced: {str(error).splitlines()[0]}", _user_frames(error)) from error
+    if not isinstance(module, fx.GraphModule):
+        raise UsageError("the model has no graph")
+    module.graph.set_codegen(fx.graph.CodeGen())
+    return module
+
+
+def _user_frames(error: BaseException) -> list[str]:
+    frames, trace = [], error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if not name.startswith((*_LIBRARY, "<")) and "site-packages" not in name:
+            frames.append(f"{Path(name).name}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return frames[-1:]
+
+
+def user_line(node: fx.Node) -> str:
+    """The innermost line outside torch and e2compile in a node's stack trace, "model.py:12: x = ..."."""
+    lines = (node.meta.get("stack_trace") or "").splitlines()
+    for place, source in reversed(list(zip(lines, lines[1:], strict=False))):
+        if not place.lstrip().startswith('File "'):
+            continue
+        path, number = place.split('"')[1], place.split("line ")[1].split(",")[0]
+        if not path.startswith((*_LIBRARY, "<")):
+            return f"{Path(path).name}:{number}: {source.strip()}"
+    return ""
+
+
+def _module_path(node: fx.Node) -> str:
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return str(stack[-1][0]).removeprefix(_PREFIX) if stack else ""
+
+
+def _canonical_names(module: fx.GraphModule, model: nn.Module) -> None:
+    """One get_attr for one tensor: tied weights would otherwise become two inputs with two gradients."""
+    first: dict[int, str] = {}
+    canonical: dict[str, str] = {}
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, tensor in named:
+        canonical[_PREFIX + name] = first.setdefault(id(tensor), _PREFIX + name)
+    seen: dict[str, fx.Node] = {}
+    for node in list(module.graph.find_nodes(op="get_attr")):
+        target = canonical.get(str(node.target), str(node.target))
+        if target in seen:
+            node.replace_all_uses_with(seen[target])
+            module.graph.erase_node(node)
+        else:
+            node.target = target
+            seen[target] = node
+
+
+def _add_counters(module: fx.GraphModule) -> None:
+    last = list(module.graph.find_nodes(op="placeholder"))[-1]
+    mode = last.meta["val"].fake_mode
+    for name in ("step", "seed"):
+        with module.graph.inserting_after(last):
+            node = module.graph.placeholder(name)
+        node.meta["val"] = mode.from_tensor(torch.zeros((), dtype=torch.int64))
+
+
+def _draws_by_counter(module: fx.GraphModule) -> None:
+    """Each random call becomes a comparison with e2.uniform; its site is its place in the graph.
+
+    bernoulli(q) is uniform < q, so dropout keeps where uniform < 1 - p, as PyTorch's own does.
+    """
+    graph = module.graph
+    seed, step = (next(n for n in graph.find_nodes(op="placeholder") if n.name == name) for name in ("seed", "step"))
+    site = 0
+    for node in list(graph.nodes):
+        if node.op != "call_function" or torch.Tag.nondeterministic_seeded not in node.target.tags:
+            continue
+        rewrite = _DRAWS.get(node.target)
+        if rewrite is None:
+            raise CompileError(f"{node.target} has no counter-based form", [user_line(node)])
+        site += 1
+
+        def draw(size: Any, node: fx.Node = node, site: int = site) -> fx.Node:
+            return insert(graph, UNIFORM, seed, step, site, list(size), blame=node)
+
+        with graph.inserting_before(node):
+            node.replace_all_uses_with(rewrite(graph, node, draw))
+        graph.erase_node(node)
+    for node in graph.nodes:
+        node.meta.setdefault("custom", {"where": "", "module": ""})
+
+
+_Draw = Callable[[Any], fx.Node]
+
+
+def _dropout(graph: fx.Graph, node: fx.Node, draw: _Draw) -> fx.Node:
+    x, p, training = node.args
+    shape = x.meta["val"].shape  # type: ignore[union-attr]
+    if node.target in (aten.feature_dropout.default, aten.feature_dropout_.default):
+        shape = [*shape[:2], *(1 for _ in shape[2:])]
+    if not training or p == 0:
+        return x  # type: ignore[return-value]
+    keep = insert(graph, aten.lt.Scalar, draw(shape), 1 - p, blame=node)  # type: ignore[operator]
+    scale = insert(graph, aten._to_copy.default, keep, dtype=torch.float32, blame=node)
+    scale = insert(graph, aten.div.Scalar, scale, 1 - p, blame=node)  # type: ignore[operator]
+    return insert(graph, aten.mul.Tensor, x, scale, blame=node)
+
+
+def _bernoulli(graph: fx.Graph, node: fx.Node, draw: _Draw) -> fx.Node:
+    """bernoulli(x), bernoulli(x, q) and x.bernoulli_(q)."""
+    x, *q = node.args
+    compare = aten.lt.Scalar if q else aten.lt.Tensor
+    ones = insert(graph, compare, draw(x.meta["val"].shape), q[0] if q else x, blame=node)  # type: ignore[union-attr]
+    ones = insert(graph, aten._to_copy.default, ones, dtype=x.meta["val"].dtype, blame=node)  # type: ignore[union-attr]
+    if node.target is not aten.bernoulli_.float:
+        return ones
+    return insert(graph, aten.copy_.default, x, ones, blame=node)
+
+
+def _rand(graph: fx.Graph, node: fx.Node, draw: _Draw) -> fx.Node:  # noqa: ARG001 - one form for all draws
+    return draw(node.meta["val"].shape)
+
+
+_DRAWS = {
+    aten.dropout.default: _dropout,
+    aten.dropout_.default: _dropout,
+    aten.feature_dropout.default: _dropout,
+    aten.feature_dropout_.default: _dropout,
+    aten.bernoulli.default: _bernoulli,
+    aten.bernoulli.p: _bernoulli,
+    aten.bernoulli_.float: _bernoulli,
+    aten.rand.default: _rand,
+    aten.rand_like.default: _rand,
+}

@@ -1,0 +1,53 @@
+"""What a kernel computes, told to a target that chooses how."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A 2-d convolution: x (N, H, W, C), weight (KH, KW, C / groups, O), y (N, OH, OW, O).
+
+    The three contractions of training share it: forward, input gradient and weight gradient.
+    A matrix product x (N, C) times (C, O) is the case of 1 x 1 pixels and a 1 x 1 kernel.
+    """
+
+    batch: int
+    height: int
+    width: int
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @property
+    def out_height(self) -> int:
+        return _extent(self.height, self.kernel[0], self.stride[0], self.padding[0], self.dilation[0])
+
+    @property
+    def out_width(self) -> int:
+        return _extent(self.width, self.kernel[1], self.stride[1], self.padding[1], self.dilation[1])
+
+    @property
+    def x_shape(self) -> tuple[int, int, int, int]:
+        return (self.batch, self.height, self.width, self.in_channels)
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        return (*self.kernel, self.in_channels // self.groups, self.out_channels)
+
+    @property
+    def y_shape(self) -> tuple[int, int, int, int]:
+        return (self.batch, self.out_height, self.out_width, self.out_channels)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one contraction, padding counted as work."""
+        taps = self.kernel[0] * self.kernel[1] * self.in_channels // self.groups
+        return self.batch * self.out_height * self.out_width * self.out_channels * taps
+
+
+def _extent(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1

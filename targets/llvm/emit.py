@@ -1,0 +1,117 @@
+"""Short words for the TIR that kernels are made of: flat buffers, vectors, registers, samples."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import tvm.tirx.script.builder as T
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+
+from e2compile.lower.workload import Convolution
+
+
+@contextmanager
+def function(name: str) -> Iterator[IRBuilder]:
+    """A PrimFunc under construction; its arguments do not overlap, so loads may move across stores."""
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True})
+        yield builder
+
+
+def arguments(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """The arguments of the function, in order, each read and written as if it had one axis."""
+    dtypes = {name: "int32" if name in ("index", "count") else "float32" for name in shapes}
+    # All of them first: TVM allows no argument after an alias.
+    whole = {name: T.arg(name, T.buffer(shape, dtypes[name], layout=None)) for name, shape in shapes.items()}
+    return {
+        name: T.decl_buffer((prod(shapes[name]),), dtypes[name], data=buffer.data, layout=None)
+        for name, buffer in whole.items()
+    }
+
+
+def scratch(size: int) -> Any:
+    """Memory of the function's own."""
+    return T.alloc_buffer((size,), "float32", layout=None)
+
+
+def registers(widths: Sequence[int]) -> list[Any]:
+    """One buffer for each vector: LLVM promotes small ones, of constant size, to registers."""
+    return [scratch(width) for width in widths]
+
+
+def at(index: Any, width: int) -> Any:
+    """The place of a vector in memory; a scalar's if it is one lane wide."""
+    return index if width == 1 else T.ramp(index, 1, width)
+
+
+def load(buffer: Any, index: Any, width: int) -> Any:
+    """A vector from memory, kept in a register."""
+    return T.bind(buffer[at(index, width)])
+
+
+def splat(value: Any, width: int) -> Any:
+    """A scalar in each lane."""
+    return value if width == 1 else T.broadcast(value, width)
+
+
+def zero(width: int) -> Any:
+    return splat(T.float32(0), width)
+
+
+def fetch(register: Any, width: int) -> Any:
+    return register[at(0, width)]
+
+
+def keep(register: Any, value: Any, width: int) -> None:
+    T.buffer_store(register, value, [at(0, width)])
+
+
+def store(buffer: Any, index: Any, value: Any, width: int) -> None:
+    T.buffer_store(buffer, value, [at(index, width)])
+
+
+def multiply_add(register: Any, left: Any, right: Any, width: int) -> None:
+    """register += left * right, rounded once."""
+    dtype = "float32" if width == 1 else f"float32x{width}"
+    keep(register, T.call_llvm_pure_intrin(dtype, "llvm.fma", left, right, fetch(register, width)), width)
+
+
+@contextmanager
+def when(condition: Any) -> Iterator[None]:
+    with T.If(condition), T.Then():
+        yield
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples that a kernel works on: all of them, or index[0..count)."""
+
+    number: Any
+    index: Any = None
+
+    def __getitem__(self, position: Any) -> Any:
+        return position if self.index is None else self.index[position]
+
+
+def gate(conv: Convolution, gated: bool) -> dict[str, Sequence[int]]:
+    """The shapes of the arguments that say which samples live."""
+    return {"index": (conv.batch,), "count": (1,)} if gated else {}
+
+
+def samples(conv: Convolution, arguments: Mapping[str, Any]) -> Samples:
+    """The samples that the arguments let live."""
+    if "index" not in arguments:
+        return Samples(conv.batch)
+    return Samples(T.bind(arguments["count"][0]), arguments["index"])
+
+
+def ceil_div(value: Any, divisor: int) -> Any:
+    return (value + (divisor - 1)) // divisor
+
+
+def least(left: Any, right: Any) -> Any:
+    return tirx.min(left, right)

@@ -1,0 +1,93 @@
+"""Forward pass and input gradient described as one thing: a gather along two axes."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from e2compile.lower.workload import Convolution
+from e2compile.targets.llvm.axis import Axis, Lattice, forward_axis, gradient_axis
+from e2compile.targets.llvm.blocks import Group, groups
+from e2compile.targets.llvm.emit import Samples
+from e2compile.targets.llvm.machine import Machine
+from e2compile.targets.llvm.tiling import RegisterTile, choose
+
+_NARROW = 16
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The arguments of the function: what is gathered, by which weights, from which start, to where."""
+
+    source: Any
+    weight: Any
+    start: Any
+    target: Any
+    live: Samples
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A gather: along which axes, over how many source and target channels in each of `parts` parts.
+
+    A depthwise one is a single part in which each target channel reads its own source channel.
+    """
+
+    conv: Convolution
+    rows: Axis
+    columns: Axis
+    parts: int
+    sources: int
+    targets: int
+    transposed: bool
+    depthwise: bool
+    machine: Machine
+
+    @cached_property
+    def lattices(self) -> list[Lattice]:
+        return list(self.columns.lattices())
+
+    @cached_property
+    def tile(self) -> RegisterTile:
+        return choose(self.lattices, self.targets, self.conv.batch, self.depthwise, self.machine)
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        return groups(self.targets, self.machine.lanes, self.tile.vectors)
+
+    @property
+    def source_pitch(self) -> int:
+        """Channels from one source position to the next."""
+        return self.conv.out_channels if self.transposed else self.conv.in_channels
+
+    @property
+    def target_pitch(self) -> int:
+        return self.conv.in_channels if self.transposed else self.conv.out_channels
+
+
+def plan(conv: Convolution, transposed: bool, machine: Machine) -> Plan:
+    """The gather of a forward pass; transposed, that of an input gradient."""
+    conv = folded(conv)
+    axes = _axes(conv, transposed)
+    depthwise = conv.groups > 1 and conv.groups == conv.in_channels == conv.out_channels
+    parts = 1 if depthwise else conv.groups
+    inner, outer = conv.in_channels // parts, conv.out_channels // parts
+    sources, targets = (outer, inner) if transposed else (inner, outer)
+    return Plan(conv, *axes, parts, sources, targets, transposed, depthwise, machine)
+
+
+def folded(conv: Convolution) -> Convolution:
+    """A narrow image as a single row, where the kernel sees single pixels."""
+    pointwise = conv.kernel == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0)
+    if not pointwise or conv.width >= _NARROW:
+        return conv
+    return replace(conv, height=1, width=conv.height * conv.width)
+
+
+def _axes(conv: Convolution, transposed: bool) -> tuple[Axis, Axis]:
+    window = list(zip(conv.kernel, conv.stride, conv.padding, conv.dilation, strict=True))
+    inner, outer = (conv.height, conv.width), (conv.out_height, conv.out_width)
+    if transposed:
+        rows, columns = (gradient_axis(outer[i], inner[i], *window[i]) for i in (0, 1))
+    else:
+        rows, columns = (forward_axis(inner[i], outer[i], *window[i]) for i in (0, 1))
+    return rows, columns

@@ -1,0 +1,129 @@
+"""The register tile of a gather: samples x positions x vectors of channels, summed without touching memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import tvm.tirx.script.builder as T
+from tvm import tirx
+
+from e2compile.targets.llvm.axis import Lattice, Tile
+from e2compile.targets.llvm.blocks import Group
+from e2compile.targets.llvm.emit import fetch, keep, load, multiply_add, registers, splat, store, when, zero
+from e2compile.targets.llvm.gather_plan import Memory, Plan
+from e2compile.targets.llvm.tiling import fits_reuse
+from e2compile.targets.llvm.weights import Weights
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a tile is: its samples, target row, target channel, and the part of the channels it is in."""
+
+    places: list[Any]
+    row: Any
+    channel: Any
+    part: Any
+
+
+@dataclass(frozen=True)
+class GatherTile:
+    """One register tile at one site, `run` saying which of its repeats; `emit` writes its code."""
+
+    plan: Plan
+    memory: Memory
+    weights: Weights
+    group: Group
+    lattice: Lattice
+    tile: Tile
+    run: Any
+    site: Site
+
+    def emit(self) -> None:
+        cells = range(len(self.site.places) * self.tile.size)
+        sums = [registers(self.group.widths) for _ in cells]
+        for cell in cells:
+            self._begin(sums[cell])
+        with T.serial(self.plan.rows.kernel) as tap_row:
+            axis = self.plan.rows
+            scaled = T.bind(self.site.row * axis.scale + tap_row * axis.spread + axis.shift)
+            inside = tirx.all(scaled >= 0, scaled < axis.source * axis.divisor, scaled % axis.divisor == 0)
+            with when(inside):
+                self._sum_row(sums, tap_row, T.bind(scaled // axis.divisor))
+        for sample, position in product(range(len(self.site.places)), range(self.tile.size)):
+            self._end(sums[sample * self.tile.size + position], sample, position)
+
+    def _vectors(self) -> Iterator[tuple[int, int, int]]:
+        """Each vector of the group: its number, its first channel in the group, its width."""
+        for number, (start, width) in enumerate(zip(self.group.starts, self.group.widths, strict=True)):
+            yield number, start, width
+
+    def _begin(self, sums: list[Any]) -> None:
+        start = self.memory.start
+        for number, first, width in self._vectors():
+            value = zero(width) if start is None else load(start, self.site.channel + first, width)
+            keep(sums[number], value, width)
+
+    def _end(self, sums: list[Any], sample: int, position: int) -> None:
+        columns = self.plan.columns
+        column = self.lattice.start + self.lattice.step * (self._first_position() + position)
+        line = self.site.places[sample] * self.plan.rows.target + self.site.row
+        index = (line * columns.target + column) * self.plan.target_pitch + self.site.channel
+        for number, first, width in self._vectors():
+            store(self.memory.target, index + first, fetch(sums[number], width), width)
+
+    def _first_position(self) -> Any:
+        return self.tile.first + self.run * self.tile.size
+
+    def _sum_row(self, sums: list[list[Any]], tap_row: Any, source_row: Any) -> None:
+        """Adds what one row of the kernel contributes, channel by channel."""
+        strides = self.weights.strides(self.group.step)
+        origin = T.bind(self.weights.origin(self.site.channel) + tap_row * strides.row)
+        column = self.lattice.stride * self._first_position()
+        lines = [place * self.plan.rows.source + source_row for place in self.site.places]
+        first = self.site.channel if self.plan.depthwise else self.site.part * self.plan.sources
+        pitch = self.plan.source_pitch
+        bases = [T.bind((line * self.plan.columns.source + column) * pitch + first) for line in lines]
+        if self.plan.depthwise:
+            self._sum_own_channels(sums, origin, bases)
+            return
+        with T.serial(self.plan.sources) as channel:
+            bases = [base + channel for base in bases]
+            self._sum_channel(sums, T.bind(origin + channel * strides.channel), bases)
+
+    def _weight(self, origin: Any, tap: int, first: int, width: int) -> Any:
+        column = self.weights.strides(self.group.step).column
+        return load(self.weights.buffer, origin + self.lattice.taps[tap].kernel * column + first, width)
+
+    def _sum_channel(self, sums: list[list[Any]], origin: Any, bases: list[Any]) -> None:
+        """One source channel, read lane by lane the same, times vectors of weights."""
+        for taps in self._tap_groups(len(sums)):
+            weights = {
+                (tap, number): self._weight(origin, tap, first, width)
+                for tap, (number, first, width) in product(taps, self._vectors())
+            }
+            for (sample, base), (offset, pairs) in product(enumerate(bases), self.tile.reads):
+                used = [(position, tap) for position, tap in pairs if tap in taps]
+                if not used:
+                    continue
+                value = T.bind(self.memory.source[base + offset * self.plan.source_pitch])
+                wide = {width: T.bind(splat(value, width)) for width in self.group.widths}
+                for (position, tap), (number, _, width) in product(used, self._vectors()):
+                    target = sums[sample * self.tile.size + position][number]
+                    multiply_add(target, wide[width], weights[tap, number], width)
+
+    def _tap_groups(self, cells: int) -> list[range]:
+        """All taps at once, so that each source is read once, if registers suffice; else tap by tap."""
+        vectors, taps = len(self.group.widths), len(self.lattice.taps)
+        if fits_reuse(cells * vectors, vectors, taps, self.plan.machine):
+            return [range(taps)]
+        return [range(tap, tap + 1) for tap in range(taps)]
+
+    def _sum_own_channels(self, sums: list[list[Any]], origin: Any, bases: list[Any]) -> None:
+        """Vectors of source channels, each times its own weight."""
+        for number, first, width in self._vectors():
+            weights = [self._weight(origin, tap, first, width) for tap in range(len(self.lattice.taps))]
+            for (sample, base), (offset, pairs) in product(enumerate(bases), self.tile.reads):
+                value = load(self.memory.source, base + offset * self.plan.source_pitch + first, width)
+                for position, tap in pairs:
+                    multiply_add(sums[sample * self.tile.size + position][number], value, weights[tap], width)

@@ -1,0 +1,86 @@
+"""Chooses how many samples, positions and vectors of channels a gather's register tile holds."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from e2compile.targets.llvm.axis import Lattice, Tile
+from e2compile.targets.llvm.blocks import groups
+from e2compile.targets.llvm.machine import Machine
+
+_MOST_SAMPLES = 8
+_MOST_VECTORS = 6
+# Chains of dependent multiply-adds that keep two units with a latency of four cycles busy.
+_CHAINS = 8
+# Cycles, where a multiply-add is one: weights stream from the second-level cache, sources sit in the first.
+_WEIGHT_LOAD = 1.5
+_SOURCE_LOAD = 0.5
+# Breaks ties: fewer loads, then less code.
+_LOAD_ISSUE = 0.05
+_CODE = 1e-5
+
+
+@dataclass(frozen=True)
+class RegisterTile:
+    """`samples` x `positions` (one number for each lattice) x `vectors` accumulators."""
+
+    samples: int
+    positions: tuple[int, ...]
+    vectors: int
+
+
+def fits_reuse(accumulators: int, vectors: int, taps: int, machine: Machine) -> bool:
+    """Whether the weights of all taps can stay in registers while each source is read once."""
+    return accumulators + vectors * taps + 1 <= machine.registers
+
+
+def choose(
+    lattices: Sequence[Lattice], channels: int, batch: int, depthwise: bool, machine: Machine
+) -> RegisterTile:
+    """The tile with the least estimated cycles a sample, over all lattices of a row."""
+    best: tuple[float, RegisterTile] | None = None
+    for samples, vectors in product(range(1, min(batch, _MOST_SAMPLES) + 1), range(1, _MOST_VECTORS + 1)):
+        room = (machine.registers - 2 - vectors) // (samples * vectors)
+        if room < 1 or vectors > 1 and vectors > -(-channels // machine.lanes) + 1:
+            continue
+        shape = _Shape(samples, vectors, channels, depthwise, machine)
+        picks = [min(_priced(lattice, room, shape)) for lattice in lattices]
+        total = sum(cost for cost, _ in picks)
+        if best is None or total < best[0]:
+            best = total, RegisterTile(samples, tuple(size for _, size in picks), vectors)
+    assert best is not None
+    return best[1]
+
+
+@dataclass(frozen=True)
+class _Shape:
+    samples: int
+    vectors: int
+    channels: int
+    depthwise: bool
+    machine: Machine
+
+
+def _priced(lattice: Lattice, room: int, shape: _Shape) -> Iterator[tuple[float, int]]:
+    for size in range(1, min(room, lattice.count) + 1):
+        tiles = lattice.tiles(size)
+        cycles = code = 0.0
+        for group, tile in product(groups(shape.channels, shape.machine.lanes, shape.vectors), tiles):
+            vectors = len(group.widths)
+            cycles += group.repeat * tile.repeat * _cycles(tile, len(lattice.taps), vectors, shape)
+            code += shape.samples * tile.uses * vectors
+        yield cycles / shape.samples * (1 + _CODE * code), size
+
+
+def _cycles(tile: Tile, taps: int, vectors: int, shape: _Shape) -> float:
+    """Cycles of one input channel (of one row of taps, if depthwise) of a tile."""
+    accumulators = shape.samples * tile.size * vectors
+    reads = len(tile.reads)
+    if shape.depthwise:
+        reads, source_load = reads * vectors, 1.0
+    else:
+        reuse = fits_reuse(accumulators, vectors, taps, shape.machine)
+        reads, source_load = reads if reuse else tile.uses, _SOURCE_LOAD
+    loads = vectors * taps * _WEIGHT_LOAD + shape.samples * reads * source_load
+    products = tile.uses * shape.samples * vectors
+    return max(products, loads, taps * _CHAINS) + _LOAD_ISSUE * loads
