@@ -40,7 +40,14 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
             aten.nll_loss_backward,
         ]
     )
-    return dict(core_aten_decompositions().items()) | extra
+    return dict(core_aten_decompositions().items()) | extra | {aten.addmm.default: _addmm}
+
+
+def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """A product and an addition that fuses with what follows it."""
+    product = torch.mm(a, b)
+    product = product if alpha == 1 else alpha * product
+    return product + (bias if beta == 1 else beta * bias)
 
 
 def differentiate(forward: ForwardGraph, task: Task) -> StepGraph:

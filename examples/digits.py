@@ -7,8 +7,6 @@ torch.manual_seed(0)
 
 
 class Block(nn.Module):
-    """relu(bn(conv(relu(bn(conv(x))))) + x), the sum over a strided 1 x 1 convolution where channels change."""
-
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         stride = 1 if inputs == outputs else 2
@@ -21,11 +19,11 @@ class Block(nn.Module):
             self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.bn1(self.conv1(x)).relu()
-        return (self.bn2(self.conv2(y)) + self.shortcut(x)).relu()
+        y = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
 
-epochs = 30
+epochs = 60
 data = "digits"
 batch = (torch.randn(64, 1, 8, 8), torch.randint(0, 10, (64,)))
 model = nn.Sequential(
@@ -40,5 +38,5 @@ model = nn.Sequential(
     nn.Linear(32, 10),
 )
 loss = nn.CrossEntropyLoss()
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-3)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)

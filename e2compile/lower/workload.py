@@ -51,3 +51,34 @@ class Convolution:
 
 def _extent(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A 2-d pooling: x (N, H, W, C) to y (N, OH, OW, C); `kind` is "max" or "average".
+
+    Max pooling also gives, and its gradient takes, each maximum's place in its H x W plane, as int64.
+    `padded` counts padding in an average's divisor.
+    """
+
+    kind: str
+    batch: int
+    height: int
+    width: int
+    channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    padded: bool = True
+    divisor: int | None = None
+    out_height: int = 0
+    out_width: int = 0
+
+    @property
+    def x_shape(self) -> tuple[int, int, int, int]:
+        return (self.batch, self.height, self.width, self.channels)
+
+    @property
+    def y_shape(self) -> tuple[int, int, int, int]:
+        return (self.batch, self.out_height, self.out_width, self.channels)

@@ -38,6 +38,12 @@ def scratch(size: int) -> Any:
     return T.alloc_buffer((size,), "float32", layout=None)
 
 
+def pointer(buffer: Any, index: Any) -> Any:
+    """The buffer from an index on, as a buffer: accesses at constant places then share one address register."""
+    address = T.bind(T.address_of(buffer[index]))
+    return T.decl_buffer((1 << 30,), "float32", data=address, layout=None)
+
+
 def registers(widths: Sequence[int]) -> list[Any]:
     """One buffer for each vector: LLVM promotes small ones, of constant size, to registers."""
     return [scratch(width) for width in widths]

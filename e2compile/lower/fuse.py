@@ -1,0 +1,162 @@
+"""Fusion: element-wise calls and reductions over one shape become groups, each one kernel."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx
+
+from e2compile.lower.kinds import EXPENSIVE, Work, is_elementwise, loop_shape, reduced_dims, work
+from e2compile.lower.views import is_identity, shape_of, source_of, squeezed
+
+aten = torch.ops.aten
+
+_MOST_LEAVES = 2
+_MOST_CALLS = 16
+
+
+@dataclass(eq=False)
+class Group:
+    """The calls of one kernel. `shape` is None for a kernel that is a single contraction or pooling."""
+
+    number: int
+    phase: str
+    shape: tuple[int, ...] | None
+    nodes: list[fx.Node] = field(default_factory=list)
+    reads: set[fx.Node] = field(default_factory=set)
+    ancestors: int = 0
+
+    @property
+    def dims(self) -> tuple[int, ...] | None:
+        """What its reductions reduce; None without one."""
+        return next((reduced_dims(n) for n in self.nodes if work(n) is Work.REDUCE), None)
+
+
+def holder(node: fx.Node) -> fx.Node:
+    """The node whose buffer a node is read from, views taken off."""
+    return source_of(node)[0]
+
+
+def producer(node: fx.Node) -> fx.Node:
+    """The call that fills a holder's buffer."""
+    return node.args[0] if node.op == "call_function" and work(node) is Work.ITEM else node  # type: ignore
+
+
+def aligned(operand: fx.Node, shape: tuple[int, ...]) -> bool:
+    """Whether an operand of a loop over `shape` is its holder's buffer, element by element."""
+    node, chain = source_of(operand)
+    return squeezed(shape_of(node)) == shape and all(is_identity(v) for v in chain)
+
+
+def buffered_operands(node: fx.Node) -> set[fx.Node]:
+    """Operands that must lie in memory whatever is fused: those read at computed places."""
+    return {holder(node.args[0])} if node.target is aten.gather.default else set()  # type: ignore[arg-type]
+
+
+class Fusion:
+    """Groups a graph's calls; `groups` in an order in which each comes after what it reads."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.groups: list[Group] = []
+        self.of: dict[fx.Node, Group] = {}
+        self.outputs = {holder(n) for n in graph.output_node().args[0]}  # type: ignore[union-attr]
+        for node in graph.nodes:
+            if node.op == "call_function" and work(node) not in (Work.VIEW, Work.CONSTANT, Work.ITEM):
+                self._place(node)
+        self.forced = self._forced()
+        self._leaves: dict[fx.Node, tuple[frozenset[fx.Node], int]] = {}
+
+    def _place(self, node: fx.Node) -> None:
+        is_loop = work(node) in (Work.ELEMENTWISE, Work.REDUCE)
+        group = next((g for g in self._candidates(node) if self._may_join(node, g)), None) if is_loop else None
+        if group is None:
+            shape = loop_shape(node) if is_loop else None
+            group = Group(len(self.groups), node.meta["phase"], shape)
+            self.groups.append(group)
+        self._join(node, group)
+
+    def _candidates(self, node: fx.Node) -> Iterator[Group]:
+        """Groups that make an operand, the latest first; then groups that read one."""
+        shape = loop_shape(node)
+        operands = [holder(n) for n in node.all_input_nodes if aligned(n, shape)]
+        makers = {self.of[producer(n)] for n in operands if producer(n) in self.of}
+        yield from sorted(makers, key=lambda g: -g.number)
+        for group in reversed(self.groups):
+            if group.reads & set(operands):
+                yield group
+
+    def _may_join(self, node: fx.Node, group: Group) -> bool:
+        if group.shape != loop_shape(node) or group.phase != node.meta["phase"]:
+            return False
+        if work(node) is Work.REDUCE:
+            if group.dims not in (None, reduced_dims(node)):
+                return False
+            if node.target is aten.argmax.default or any(n.target is aten.argmax.default for n in group.nodes):
+                return False
+        buffered = buffered_operands(node)
+        for operand in node.all_input_nodes:
+            source = producer(holder(operand))
+            maker = self.of.get(source)
+            if maker is group:
+                inside = is_elementwise(source) and aligned(operand, group.shape) and source not in buffered
+                if not inside:
+                    return False
+            elif maker is not None and maker.ancestors >> group.number & 1:
+                return False
+        return True
+
+    def _join(self, node: fx.Node, group: Group) -> None:
+        group.nodes.append(node)
+        self.of[node] = group
+        gained = 0
+        for operand in node.all_input_nodes:
+            group.reads.add(holder(operand))
+            maker = self.of.get(producer(holder(operand)))
+            if maker is not None and maker is not group:
+                gained |= maker.ancestors | 1 << maker.number
+        if gained | group.ancestors == group.ancestors:
+            return
+        group.ancestors |= gained
+        for other in self.groups:
+            if other.ancestors >> group.number & 1:
+                other.ancestors |= gained
+
+    def _forced(self) -> set[fx.Node]:
+        """Holders that lie in memory anyway: read by kernels that are not loops over their own shape."""
+        forced = set(self.outputs)
+        for node, group in self.of.items():
+            forced |= buffered_operands(node)
+            for operand in node.all_input_nodes:
+                if group.shape is None or not aligned(operand, group.shape):
+                    forced.add(holder(operand))
+        return forced
+
+    def is_recomputed(self, node: fx.Node) -> bool:
+        """Whether a value made in one group is computed again in another that reads it, and not stored.
+
+        That is so where it takes no more than two large reads and a few cheap operations: a store and
+        a load of it would move as many bytes, and keep it in memory meanwhile.
+        """
+        return is_elementwise(node) and self.leaves(node)[0] != frozenset([node])
+
+    def leaves(self, node: fx.Node) -> tuple[frozenset[fx.Node], int]:
+        """The large holders that computing a value anew would read, and the operations that takes."""
+        if node not in self._leaves:
+            self._leaves[node] = self._find_leaves(node)
+        return self._leaves[node]
+
+    def _find_leaves(self, node: fx.Node) -> tuple[frozenset[fx.Node], int]:
+        itself = (frozenset([node]), 0)
+        if not is_elementwise(node) or node in self.forced or node.target in EXPENSIVE:
+            return itself
+        shape, calls, found = loop_shape(node), 1, frozenset[fx.Node]()
+        for operand in node.all_input_nodes:
+            source = holder(operand)
+            if source.op == "call_function" and work(source) is Work.CONSTANT:
+                continue
+            if aligned(operand, shape):
+                leaves, operations = self.leaves(source)
+                found, calls = found | leaves, calls + operations
+        if len(found) > _MOST_LEAVES or calls > _MOST_CALLS or not found:
+            return itself
+        return found, calls

@@ -1,0 +1,174 @@
+"""Which kind of kernel each ATen call becomes, and what has none."""
+
+import operator
+from collections import Counter
+from enum import Enum
+
+import torch
+from torch import fx
+
+from e2compile.errors import CompileError
+from e2compile.graph import targets, where
+from e2compile.lower.scalar import ARITHMETIC, COMPARISONS
+from e2compile.lower.views import VIEWS, shape_of, squeezed
+from e2compile.ops import UNIFORM
+
+aten = torch.ops.aten
+
+
+class Work(Enum):
+    """What a call is to the lowering."""
+
+    INPUT = "input"
+    VIEW = "view"
+    CONSTANT = "constant"
+    ELEMENTWISE = "elementwise"
+    REDUCE = "reduce"
+    CONTRACT = "contract"
+    POOL = "pool"
+    ITEM = "item"
+
+
+CONSTANTS = {
+    aten.full.default: 1,
+    aten.full_like.default: 1,
+    aten.scalar_tensor.default: 0,
+}
+
+REDUCTIONS = {
+    aten.sum.dim_IntList: "sum",
+    aten.mean.dim: "sum",
+    aten.amax.default: "amax",
+    aten.amin.default: "amin",
+    aten.argmax.default: "argmax",
+    aten.var_mean.correction: "moments",
+}
+
+CONTRACTIONS = (
+    aten.convolution.default,
+    aten.convolution_backward.default,
+    aten.mm.default,
+)
+
+POOLS = (
+    aten.avg_pool2d.default,
+    aten.avg_pool2d_backward.default,
+    aten.max_pool2d_with_indices.default,
+    aten.max_pool2d_with_indices_backward.default,
+    aten._adaptive_avg_pool2d.default,
+    aten._adaptive_avg_pool2d_backward.default,
+)
+
+_WORK: dict[object, Work] = {
+    operator.getitem: Work.ITEM,
+    **dict.fromkeys(VIEWS, Work.VIEW),
+    **dict.fromkeys(CONSTANTS, Work.CONSTANT),
+    **dict.fromkeys(REDUCTIONS, Work.REDUCE),
+    **dict.fromkeys(CONTRACTIONS, Work.CONTRACT),
+    **dict.fromkeys(POOLS, Work.POOL),
+    **dict.fromkeys([*ARITHMETIC, *COMPARISONS], Work.ELEMENTWISE),
+    **dict.fromkeys(
+        [aten.where.self, aten._to_copy.default, aten.gather.default, aten.scatter.value, UNIFORM],
+        Work.ELEMENTWISE,
+    ),
+}
+
+# Costly enough to be computed once and kept rather than again where they are used.
+EXPENSIVE = (
+    aten.exp.default,
+    aten.log.default,
+    aten.tanh.default,
+    aten.erf.default,
+    aten.sigmoid.default,
+    aten.pow.Tensor_Scalar,
+    aten.pow.Tensor_Tensor,
+    aten.gather.default,
+    UNIFORM,
+)
+
+
+def work(node: fx.Node) -> Work:
+    """The kind of kernel of a call that `check` has let pass."""
+    if node.op == "placeholder":
+        return Work.INPUT
+    if node.target not in REDUCTIONS:
+        return _WORK[node.target]
+    return Work.REDUCE if reduced_dims(node) else Work.ELEMENTWISE
+
+
+def reduced_dims(node: fx.Node) -> tuple[int, ...]:
+    """The dimensions, counted without those of one, that a reduction reduces."""
+    source: fx.Node = node.args[0]  # type: ignore[assignment]
+    shape = shape_of(source)
+    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    if isinstance(dims, int):
+        dims = [dims]
+    wanted = {d % len(shape) for d in dims} if dims else set(range(len(shape)))  # type: ignore[union-attr]
+    kept = [d for d, size in enumerate(shape) if size != 1]
+    return tuple(i for i, d in enumerate(kept) if d in wanted)
+
+
+def check(graph: fx.Graph) -> None:
+    """Raise CompileError that names every operator without a lowering, with its lines, all at once."""
+    bad: dict[str, list[str]] = {}
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        why = _why_not(node)
+        if why is not None:
+            bad.setdefault(why, []).append(where(node))
+    if not bad:
+        return
+    lines = [f"{name}: {_places(places)}" for name, places in sorted(bad.items())]
+    raise CompileError(f"{len(bad)} operators have no lowering", lines)
+
+
+def _places(places: list[str]) -> str:
+    counted = Counter(places)
+    return "; ".join(f"{place} ({n}x)" if n > 1 else place for place, n in counted.items())
+
+
+def _why_not(node: fx.Node) -> str | None:
+    """The name of an unsupported operator, with the option that makes it so."""
+    name = targets(node)
+    if node.target not in _WORK:
+        return name
+    if node.target in (aten.convolution.default, aten.convolution_backward.default):
+        return _why_not_convolution(node, name)
+    if node.target in (aten.div.Tensor, aten.div.Scalar) and node.kwargs.get("rounding_mode"):
+        return f"{name} with a rounding mode"
+    if node.target is aten.scatter.value and shape_of(node.args[2])[node.args[1]] != 1:  # type: ignore
+        return f"{name} of several places"
+    if node.target in (aten._adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d_backward.default):
+        return _why_not_adaptive(node, name)
+    if node.target in REDUCTIONS and not reduced_dims(node) and REDUCTIONS[node.target] in ("argmax", "moments"):
+        return f"{name} over a single value"
+    dtype = getattr(node.meta["val"], "dtype", torch.float32)
+    return f"{name} in {dtype}" if dtype in (torch.complex64, torch.complex128) else None
+
+
+def _why_not_convolution(node: fx.Node, name: str) -> str | None:
+    transposed = node.args[6] if node.target is aten.convolution.default else node.args[7]
+    operand: fx.Node = node.args[0]  # type: ignore[assignment]
+    if transposed:
+        return f"{name} transposed"
+    if len(shape_of(operand)) != 4:
+        return f"{name} of {len(shape_of(operand)) - 2} dimensions"
+    return None if operand.meta["val"].dtype == torch.float32 else f"{name} in {operand.meta['val'].dtype}"
+
+
+def _why_not_adaptive(node: fx.Node, name: str) -> str | None:
+    is_forward = node.target is aten._adaptive_avg_pool2d.default
+    x, y = (node.args[0], node) if is_forward else (node.args[1], node.args[0])
+    sizes = zip(shape_of(x)[2:], shape_of(y)[2:], strict=True)  # type: ignore[arg-type]
+    return None if all(a % b == 0 for a, b in sizes) else f"{name} of windows of different sizes"
+
+
+def is_elementwise(node: fx.Node) -> bool:
+    return node.op == "call_function" and work(node) is Work.ELEMENTWISE
+
+
+def loop_shape(node: fx.Node) -> tuple[int, ...]:
+    """The shape a call loops over: its own, or its operand's for a reduction."""
+    source = node.args[0] if work(node) is Work.REDUCE else node
+    return squeezed(shape_of(source))  # type: ignore[arg-type]

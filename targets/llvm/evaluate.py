@@ -1,0 +1,158 @@
+"""The body of a loop: its instructions as TIR expressions at one point."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+from tvm.ir import Expr
+
+from e2compile.errors import CompileError
+from e2compile.lower.access import full, is_affine, probe, source_index, strides
+from e2compile.lower.loop import Buffer, Compute, Load, Loop, Value
+from e2compile.lower.scalar import ARITHMETIC, COMPARISONS, uniform
+from e2compile.lower.views import Index
+from e2compile.ops import UNIFORM
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Dimensions of a loop run as one, outermost first."""
+
+    dims: tuple[int, ...]
+    extent: int
+    reduced: bool
+
+
+def axes(loop: Loop) -> list[Axis]:
+    """The loop's dimensions in memory order, merged wherever every access stays linear."""
+    reduced = set(loop.reduces[0].dims) if loop.reduces else set()
+    accesses = [strides(loop, i)[1] for i in loop.instructions if isinstance(i, Load) and is_affine(i)]
+    accesses += [probe(loop.buffers[b].address, len(loop.shape))[1] for _, b in loop.stores]
+    mergeable = all(is_affine(i) for i in loop.instructions)
+    mergeable = mergeable and not any(r.kind == "argmax" for r in loop.reduces)
+    result: list[Axis] = []
+    for dim in loop.order:
+        axis = Axis((dim,), loop.shape[dim], dim in reduced)
+        last = result[-1] if result else None
+        if last and mergeable and last.reduced == axis.reduced and _linear(accesses, last.dims[-1], axis):
+            result[-1] = Axis((*last.dims, dim), last.extent * axis.extent, axis.reduced)
+        else:
+            result.append(axis)
+    return result or [Axis((), 1, False)]
+
+
+def _linear(accesses: Sequence[Sequence[int]], outer: int, axis: Axis) -> bool:
+    (dim,) = axis.dims
+    return all(s[outer] == s[dim] * axis.extent for s in accesses)
+
+
+class Body:
+    """Evaluates a loop's instructions at a point given as one expression for each axis."""
+
+    def __init__(self, loop: Loop, views: Sequence[Any]) -> None:
+        self.loop, self.views, self.axes = loop, views, axes(loop)
+
+    def index(self, point: Sequence[Any]) -> Index:
+        """The loop index of a point; only where no axes are merged."""
+        place: Index = [0] * len(self.loop.shape)
+        for axis, value in zip(self.axes, point, strict=True):
+            if len(axis.dims) == 1:
+                place[axis.dims[0]] = value
+        return place
+
+    def address(self, buffer: Buffer, point: Sequence[Any]) -> Any:
+        """Where an output over the whole loop is written at a point."""
+        _, steps = probe(buffer.address, len(self.loop.shape))
+        return self._linear(0, steps, point)
+
+    def _linear(self, offset: int, steps: Sequence[int], point: Sequence[Any]) -> Any:
+        result: Any = offset
+        for axis, value in zip(self.axes, point, strict=True):
+            step = steps[axis.dims[-1]] if axis.dims else 0
+            result = result + value * step if step else result
+        return result
+
+    def values(self, point: Sequence[Any]) -> list[Expr]:
+        """Each instruction's value, bound to a name so that no expression is built twice."""
+        values: list[Expr] = []
+        for instruction in self.loop.instructions:
+            if isinstance(instruction, Load):
+                values.append(self._load(instruction, point, values))
+            else:
+                value = self._compute(instruction, point, values)
+                # TVM's analysis of bound values cannot take vectors of booleans
+                values.append(value if instruction.dtype == "bool" else T.bind(value))
+        return values
+
+    def _load(self, load: Load, point: Sequence[Any], values: list[Expr]) -> Expr:
+        view = self.views[load.buffer]
+        if is_affine(load):
+            return view[self._linear(*strides(self.loop, load), point)]
+        index = self.index(point)
+        if load.computed is not None:
+            dim, value = load.computed
+            place = full(index, load.out)
+            place[dim] = tirx.Cast("int32", values[value])
+            index = [i for i, size in zip(place, load.source, strict=True) if size != 1]
+            return view[self.loop.buffers[load.buffer].address(index)]
+        return view[self.loop.buffers[load.buffer].address(source_index(load, index))]
+
+    def _compute(self, call: Compute, point: Sequence[Any], values: list[Expr]) -> Expr:
+        args = [values[a.index] if isinstance(a, Value) else a for a in call.args]
+        if call.op in COMPARISONS:
+            return COMPARISONS[call.op](*_common(args))
+        if call.op is aten.where.self:
+            condition, *rest = args
+            return tirx.Select(condition, *(_cast(v, call.dtype) for v in rest))
+        if call.op in (aten._to_copy.default, aten.full.default):
+            return _cast(args[0], call.dtype)
+        if call.op is UNIFORM:
+            return self._uniform(call, point, args)
+        if call.op is aten.scatter.value:
+            return self._scatter(call, point, args)
+        kwargs = dict(call.kwargs)
+        if kwargs.pop("rounding_mode", None) is not None:
+            raise CompileError(f"{call.op} with a rounding mode has no lowering")
+        if call.op in (aten.pow.Tensor_Scalar, aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default):
+            return ARITHMETIC[call.op](_cast(args[0], call.dtype), *args[1:], **kwargs)
+        return ARITHMETIC[call.op](*(_cast(a, call.dtype) for a in args), **kwargs)
+
+    def _uniform(self, call: Compute, point: Sequence[Any], args: list[Any]) -> Expr:
+        linear: Any = 0
+        for i, size in zip(full(self.index(point), call.out), call.out, strict=True):
+            linear = linear * size + i
+        linear = tirx.const(linear, "int32") if isinstance(linear, int) else linear
+        return uniform(args[0], args[1], args[2], linear)
+
+    def _scatter(self, call: Compute, point: Sequence[Any], args: list[Any]) -> Expr:
+        """scatter along a dimension of an index that has one place there: a comparison with the place."""
+        source, dim, index, value = args
+        place = full(self.index(point), call.out)[dim]
+        hit = tirx.EQ(tirx.Cast("int32", index), place)
+        return tirx.Select(hit, _cast(value, call.dtype), _cast(source, call.dtype))
+
+
+def _cast(value: Any, dtype: str) -> Expr:
+    if isinstance(value, (bool, int, float)):
+        return tirx.const(value, dtype)
+    if value.ty.dtype == dtype:
+        return value
+    if dtype == "bool":
+        return tirx.NE(value, tirx.const(0, value.ty.dtype))
+    return tirx.Cast(dtype, value)
+
+
+def _common(args: list[Any]) -> list[Expr]:
+    """Operands of a comparison in their common type; a Python float raises an integer to float32."""
+    tensors = [a for a in args if not isinstance(a, (bool, int, float))]
+    dtype = tensors[0].ty.dtype
+    for other in tensors[1:]:
+        dtype = str(torch.promote_types(getattr(torch, dtype), getattr(torch, other.ty.dtype))).removeprefix("torch.")
+    if any(isinstance(a, float) for a in args) and "float" not in dtype:
+        dtype = "float32"
+    return [_cast(a, dtype) for a in args]

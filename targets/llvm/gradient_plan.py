@@ -1,0 +1,168 @@
+"""How a weight gradient is cut: into register tiles, into cache-sized pieces of data, into parallel tasks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from math import prod
+
+from e2compile.lower.workload import Convolution
+from e2compile.targets.llvm.axis import Axis, Lattice, Tile, forward_axis
+from e2compile.targets.llvm.blocks import Group, groups
+from e2compile.targets.llvm.gather_plan import folded
+from e2compile.targets.llvm.machine import Machine
+
+# Images of this many bytes stay in the second-level cache while all register tiles pass over them.
+_CACHED_BYTES = 1 << 19
+_MOST_TASKS = 16
+# A task adds up at least this many positions, so that adding up the tasks' results is little beside it ...
+_TASK_POSITIONS = 256
+# ... and all tasks' results together stay in the last-level cache.
+_PARTIAL_BYTES = 1 << 22
+_MOST_CHANNELS = 16
+_MOST_VECTORS = 6
+_MOST_COLUMNS = 4
+_CHAINS = 8
+_BROADCAST_LOAD = 0.5
+_RUN_OVERHEAD = 2.0
+_CODE = 1e-5
+
+
+@dataclass(frozen=True)
+class GradientTile:
+    """Accumulators: `channels` of the input x `taps` of a kernel row x `vectors` of output channels.
+
+    They add up `columns` positions of the output at a time.
+    """
+
+    channels: int
+    taps: int
+    vectors: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class TileClass:
+    """Register tiles with the same code: they differ in kernel row, part, input and output channels."""
+
+    taps: Lattice
+    tiles: tuple[Tile, ...]
+    group: Group
+    channel: int
+    channels: int
+    repeat: int
+    number: int
+
+
+@dataclass(frozen=True)
+class GradientPlan:
+    """A weight gradient; a depthwise one is a single part whose vectors pair up channel by channel."""
+
+    conv: Convolution
+    rows: Axis
+    columns: Axis
+    parts: int
+    sources: int
+    targets: int
+    depthwise: bool
+    machine: Machine
+
+    @cached_property
+    def lattice(self) -> Lattice:
+        (lattice,) = self.columns.lattices()
+        return lattice
+
+    @cached_property
+    def tile(self) -> GradientTile:
+        return min(_priced(self), key=lambda pick: pick[0])[1]
+
+    @cached_property
+    def classes(self) -> list[TileClass]:
+        """All register tiles, those of equal shape together."""
+        return list(_classes(self, self.tile))
+
+    @cached_property
+    def splits(self) -> int:
+        """Sets of samples summed apart, a power of two; it must not depend on the number of threads."""
+        conv = self.conv
+        positions = conv.batch * conv.out_height * conv.out_width
+        weights = 4 * prod(conv.weight_shape)
+        most = min(_MOST_TASKS, conv.batch, positions // _TASK_POSITIONS, _PARTIAL_BYTES // weights)
+        return 1 << max(most, 1).bit_length() - 1
+
+    @property
+    def shares(self) -> int:
+        """Shares of the register tiles, each a task of its own in each split."""
+        return _MOST_TASKS // self.splits
+
+    @cached_property
+    def bands(self) -> int:
+        """Pieces of an image, by rows, that fit the cache together with their gradients."""
+        return min(self.conv.out_height, -(-self._image_bytes // _CACHED_BYTES))
+
+    @property
+    def together(self) -> int:
+        """Images that fit the cache together."""
+        return max(1, _CACHED_BYTES // self._image_bytes)
+
+    @property
+    def _image_bytes(self) -> int:
+        return 4 * (prod(self.conv.x_shape[1:]) + prod(self.conv.y_shape[1:]))
+
+
+def plan(conv: Convolution, machine: Machine) -> GradientPlan:
+    """The weight gradient of a convolution, cut for a machine."""
+    conv = folded(conv)
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = conv.kernel, conv.stride, conv.padding, conv.dilation
+    rows = forward_axis(conv.height, conv.out_height, kh, sh, ph, dh)
+    columns = forward_axis(conv.width, conv.out_width, kw, sw, pw, dw)
+    depthwise = conv.groups > 1 and conv.groups == conv.in_channels == conv.out_channels
+    parts = 1 if depthwise else conv.groups
+    sources = 1 if depthwise else conv.in_channels // parts
+    return GradientPlan(conv, rows, columns, parts, sources, conv.out_channels // parts, depthwise, machine)
+
+
+def _classes(plan: GradientPlan, tile: GradientTile) -> Iterator[TileClass]:
+    lattice = plan.lattice
+    for first in range(0, len(lattice.taps), tile.taps):
+        taps = Lattice(
+            0, 1, lattice.count, lattice.stride, lattice.source, lattice.taps[first : first + tile.taps]
+        )
+        tiles = tuple(taps.tiles(tile.columns))
+        whole, rest = divmod(plan.sources, tile.channels)
+        spans = [(0, tile.channels, whole), (plan.sources - rest, rest, 1)]
+        for group in groups(plan.targets, plan.machine.lanes, tile.vectors):
+            for channel, channels, repeat in spans:
+                if channels and repeat:
+                    number = plan.rows.kernel * plan.parts * repeat * group.repeat
+                    yield TileClass(taps, tiles, group, channel, channels, repeat, number)
+
+
+def _priced(plan: GradientPlan) -> Iterator[tuple[float, GradientTile]]:
+    """Estimated cycles of an output row for each tile that fits the registers."""
+    channels = range(1, min(plan.sources, _MOST_CHANNELS) + 1)
+    vectors = range(1, min(_MOST_VECTORS, -(-plan.targets // plan.machine.lanes) + 1) + 1)
+    columns = range(1, min(_MOST_COLUMNS, plan.lattice.count) + 1)
+    for shape in product(channels, _tap_counts(plan), vectors, columns):
+        tile = GradientTile(*shape)
+        moving = tile.vectors * (tile.columns + (1 if plan.depthwise else 0)) + 1
+        if tile.channels * tile.taps * tile.vectors + moving <= plan.machine.registers:
+            yield sum(_cycles(plan, kind) for kind in _classes(plan, tile)), tile
+    yield float("inf"), GradientTile(1, 1, 1, 1)
+
+
+def _tap_counts(plan: GradientPlan) -> list[int]:
+    taps = plan.columns.kernel
+    return sorted({-(-taps // pieces) for pieces in range(1, taps + 1)})
+
+
+def _cycles(plan: GradientPlan, kind: TileClass) -> float:
+    vectors = len(kind.group.widths)
+    total = code = 0.0
+    for tile in kind.tiles:
+        products = tile.uses * kind.channels * vectors
+        reads = len(tile.reads) * (vectors if plan.depthwise else kind.channels * _BROADCAST_LOAD)
+        chain = _CHAINS * tile.uses / max(1, len(kind.taps.taps))
+        total += tile.repeat * (max(products, reads + tile.size * vectors, chain) + _RUN_OVERHEAD)
+        code += products
+    return kind.number * total * (1 + _CODE * code)

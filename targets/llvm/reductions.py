@@ -1,0 +1,222 @@
+"""Reducing kernels: sums, extrema and moments with their element-wise producers fused in.
+
+The reduced axis is cut into a fixed number of parts, each summed in blocks, so that the result depends
+neither on the number of threads nor on their timing and rounding grows with the root of a block.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+from tvm.tirx import PrimFunc
+
+from e2compile.lower.loop import Loop, Reduce
+from e2compile.targets.llvm.evaluate import Axis, Body
+from e2compile.targets.llvm.loops import PARALLEL_ELEMENTS, kernel, lanes, unflatten, vectorized
+from e2compile.targets.llvm.machine import Machine
+
+_PARTS = 32
+_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class _Accumulator:
+    """One running value of a reduction: its type, start, step from (old, values, position) and merge."""
+
+    dtype: str
+    start: Any
+    step: Callable[..., Any]
+    merge: Callable[[Any, Any], Any]
+
+
+def _extreme(dtype: str, lowest: bool) -> Any:
+    return tirx.min_value(dtype) if lowest else tirx.max_value(dtype)
+
+
+def _accumulators(reduce: Reduce, dtype: str) -> list[_Accumulator]:
+    def add(a: Any, b: Any) -> Any:
+        return a + b
+
+    zero = tirx.const(0, dtype)
+    if reduce.kind == "sum":
+        return [_Accumulator(dtype, zero, lambda old, x, _: old + tirx.Cast(dtype, x), add)]
+    if reduce.kind == "amax":
+        return [_Accumulator(dtype, _extreme(dtype, True), lambda old, x, _: T.max(old, x), T.max)]
+    if reduce.kind == "amin":
+        return [_Accumulator(dtype, _extreme(dtype, False), lambda old, x, _: T.min(old, x), T.min)]
+    return [
+        _Accumulator(dtype, zero, lambda old, x, shift: old + (x - shift), add),
+        _Accumulator(dtype, zero, lambda old, x, shift: old + (x - shift) * (x - shift), add),
+    ]
+
+
+def reduction(loop: Loop, machine: Machine) -> PrimFunc:
+    """A loop with reductions over one set of dimensions, and stores of what they are taken of."""
+    result: list[PrimFunc] = []
+    with kernel(loop, result) as views:
+        _Reduction(loop, views, machine).emit()
+    return result[0]
+
+
+class _Reduction:
+    def __init__(self, loop: Loop, views: list[Any], machine: Machine) -> None:
+        self.loop, self.views, self.body = loop, views, Body(loop, views)
+        axes = self.body.axes
+        self.inner = axes[-1] if not axes[-1].reduced else Axis((), 1, False)
+        self.width = lanes(self.inner.extent, machine)
+        if self.inner.extent % self.width:
+            self.width = math.gcd(self.inner.extent, machine.lanes)
+        self.kept = [a for a in axes if not a.reduced and a is not axes[-1]]
+        self.reduced = [a for a in axes if a.reduced]
+        self.rows = math.prod(a.extent for a in self.kept)
+        large = math.prod(loop.shape) >= PARALLEL_ELEMENTS
+        split = large and self.rows < 4 * _PARTS and not any(r.kind == "argmax" for r in loop.reduces)
+        self.parts = min(_PARTS, self.reduced[0].extent) if split else 1
+        self.loop_kind = T.parallel if large else T.serial
+        self.blocks = self.inner.extent // self.width
+
+    def emit(self) -> None:
+        if any(r.kind == "argmax" for r in self.loop.reduces):
+            self._argmax()
+        elif self.parts == 1:
+            with self.loop_kind(0, self.rows * self.blocks) as task:
+                row, block = unflatten(task, [self.rows, self.blocks])
+                self._finish(row, block, self._sums(row, block, 0))
+        else:
+            self._in_parts()
+
+    def _in_parts(self) -> None:
+        """Each part's sums to a scratch tensor, then their sum in order."""
+        specs = self._specs()
+        scratch = [
+            T.alloc_buffer((self.parts * self.rows * self.inner.extent,), spec.dtype, scope="global")
+            for _, spec in specs
+        ]
+
+        def place(part: Any, row: Any, block: Any) -> Any:
+            return ((part * self.rows + row) * self.blocks + block) * self.width
+
+        with T.parallel(0, self.parts * self.rows * self.blocks) as task:
+            part, row, block = unflatten(task, [self.parts, self.rows, self.blocks])
+            sums = self._sums(row, block, part)
+            for buffer, total in zip(scratch, sums, strict=True):
+                start = place(part, row, block)
+                vectorized(self.width, lambda lane, b=buffer, t=total, s=start: T.buffer_store(b, t[lane], [s + lane]))
+        with T.serial(0, self.rows * self.blocks) as task:
+            row, block = unflatten(task, [self.rows, self.blocks])
+            totals = self._start(specs)
+            with T.serial(0, self.parts) as part:
+                for total, buffer, (_, spec) in zip(totals, scratch, specs, strict=True):
+                    start = place(part, row, block)
+                    _merge(total, spec, lambda lane, b=buffer, s=start: b[s + lane], self.width)
+            self._finish(row, block, totals)
+
+    def _specs(self) -> list[tuple[Reduce, _Accumulator]]:
+        return [(r, a) for r in self.loop.reduces for a in _accumulators(r, self.loop.buffers[r.outputs[0]].dtype)]
+
+    def _start(self, specs: Sequence[tuple[Reduce, _Accumulator]]) -> list[Any]:
+        totals = [T.alloc_buffer((self.width,), spec.dtype, scope="global") for _, spec in specs]
+        for total, (_, spec) in zip(totals, specs, strict=True):
+            vectorized(self.width, lambda lane, t=total, s=spec: T.buffer_store(t, s.start, [lane]))
+        return totals
+
+    def _sums(self, row: Any, block: Any, part: Any) -> list[Any]:
+        """The sums of one part of a row, in blocks."""
+        specs = self._specs()
+        totals = self._start(specs)
+        first, *rest = self.reduced
+        size = -(-first.extent // self.parts)
+        step = _BLOCK if not rest else 1
+        count = T.min(size, first.extent - part * size)
+        with T.serial(0, (count + (step - 1)) // step) as group:
+            partial = self._start(specs)
+            with T.serial(0, T.min(step, count - group * step)) as i:
+                self._inner(rest, [part * size + group * step + i], row, block, partial)
+            for total, value, (_, spec) in zip(totals, partial, specs, strict=True):
+                _merge(total, spec, lambda lane, v=value: v[lane], self.width)
+        return totals
+
+    def _inner(self, rest: Sequence[Axis], outer: list[Any], row: Any, block: Any, partial: list[Any]) -> None:
+        if rest:
+            with T.serial(0, rest[0].extent) as i:
+                self._inner(rest[1:], [*outer, i], row, block, partial)
+            return
+
+        def step(lane: Any) -> None:
+            values = self.body.values(point := self._point(row, outer, block, lane))
+            for value, target in self.loop.stores:
+                place = self.body.address(self.loop.buffers[target], point)
+                T.buffer_store(self.views[target], values[value], [place])
+            shifts = {id(r): self._shift(r, row, block, lane) for r in self.loop.reduces if r.kind == "moments"}
+            for total, (reduce, spec) in zip(partial, self._specs(), strict=True):
+                new = spec.step(total[lane], values[reduce.value], shifts.get(id(reduce)))
+                T.buffer_store(total, new, [lane])
+
+        vectorized(self.width, step)
+
+    def _shift(self, reduce: Reduce, row: Any, block: Any, lane: Any) -> Any:
+        """The first element: sums of differences from it do not cancel as sums of squares do."""
+        return self.body.values(self._point(row, [0] * len(self.reduced), block, lane))[reduce.value]
+
+    def _point(self, row: Any, reduced: Sequence[Any], block: Any, lane: Any) -> list[Any]:
+        kept = dict(zip(map(id, self.kept), unflatten(row, [a.extent for a in self.kept]), strict=True))
+        places = kept | dict(zip(map(id, self.reduced), reduced, strict=True))
+        return [places.get(id(axis), block * self.width + lane) for axis in self.body.axes]
+
+    def _finish(self, row: Any, block: Any, totals: list[Any]) -> None:
+        """Write each reduction's results from its totals."""
+        count = math.prod(a.extent for a in self.reduced)
+
+        def write(lane: Any) -> None:
+            position = 0
+            place = (row * self.blocks + block) * self.width + lane
+            for reduce in self.loop.reduces:
+                if reduce.kind != "moments":
+                    value = totals[position][lane]
+                    scaled = value if reduce.scale == 1 else value * tirx.const(reduce.scale, value.ty.dtype)
+                    T.buffer_store(self.views[reduce.outputs[0]], scaled, [place])
+                    position += 1
+                    continue
+                first, second = totals[position][lane], totals[position + 1][lane]
+                n = tirx.const(count, first.ty.dtype)
+                divisor = tirx.const(count - reduce.correction, first.ty.dtype)
+                T.buffer_store(self.views[reduce.outputs[0]], (second - first * first / n) / divisor, [place])
+                mean = self._shift(reduce, row, block, lane) + first / n
+                T.buffer_store(self.views[reduce.outputs[1]], mean, [place])
+                position += 2
+
+        vectorized(self.width, write)
+
+    def _argmax(self) -> None:
+        """The first place of the largest value along one dimension; a NaN counts as the largest, as in ATen."""
+        (reduce,) = self.loop.reduces
+        (axis,) = self.reduced
+        with T.serial(0, self.rows * self.inner.extent) as task:
+            row, lane = unflatten(task, [self.rows, self.inner.extent])
+            best = T.alloc_buffer((1,), self._value_dtype(reduce), scope="global")
+            where = T.alloc_buffer((1,), "int64", scope="global")
+            T.buffer_store(where, tirx.const(0, "int64"), [0])
+            with T.serial(0, axis.extent) as i:
+                value = self.body.values(self._argmax_point(row, i, lane))[reduce.value]
+                greater = tirx.any(value > best[0], tirx.all(value != value, best[0] == best[0]))
+                with T.If(tirx.any(i == 0, greater)), T.Then():
+                    T.buffer_store(best, value, [0])
+                    T.buffer_store(where, tirx.Cast("int64", i), [0])
+            T.buffer_store(self.views[reduce.outputs[0]], where[0], [row * self.inner.extent + lane])
+
+    def _argmax_point(self, row: Any, i: Any, lane: Any) -> list[Any]:
+        kept = dict(zip(map(id, self.kept), unflatten(row, [a.extent for a in self.kept]), strict=True))
+        return [i if axis.reduced else kept.get(id(axis), lane) for axis in self.body.axes]
+
+    def _value_dtype(self, reduce: Reduce) -> str:
+        instruction = self.loop.instructions[reduce.value]
+        if hasattr(instruction, "dtype"):
+            return str(instruction.dtype)
+        return self.loop.buffers[instruction.buffer].dtype
+
+
+def _merge(total: Any, spec: _Accumulator, value: Callable[[Any], Any], width: int) -> None:
+    vectorized(width, lambda lane: T.buffer_store(total, spec.merge(total[lane], value(lane)), [lane]))

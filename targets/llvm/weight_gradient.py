@@ -1,0 +1,84 @@
+"""Weight gradient: tiles of the gradient sit in registers while images stream through the cache."""
+
+from functools import reduce
+from itertools import product
+from math import prod
+from typing import Any
+
+import tvm.tirx.script.builder as T
+from tvm import tirx
+
+from e2compile.lower.workload import Convolution
+from e2compile.targets.llvm.emit import (
+    arguments,
+    ceil_div,
+    function,
+    gate,
+    least,
+    load,
+    samples,
+    scratch,
+    store,
+)
+from e2compile.targets.llvm.gradient_plan import GradientPlan, plan
+from e2compile.targets.llvm.gradient_tile import Images, Piece, SumTile
+from e2compile.targets.llvm.machine import Machine
+
+
+def weight_gradient(
+    conv: Convolution, machine: Machine, gated: bool = False, name: str = "weight_gradient"
+) -> tirx.PrimFunc:
+    """(x, dy, [index, count], dweight): dweight = the gradient of the convolution's weights."""
+    shapes = {"x": conv.x_shape, "dy": conv.y_shape} | gate(conv, gated) | {"dweight": conv.weight_shape}
+    with function(name) as builder:
+        given = arguments(shapes)
+        images = Images(given["x"], given["dy"], samples(conv, given))
+        whole = plan(conv, machine)
+        if whole.splits == 1:
+            _tasks(whole, images, given["dweight"])
+        else:
+            partial = scratch(whole.splits * prod(conv.weight_shape))
+            _tasks(whole, images, partial)
+            _add_up(whole, partial, given["dweight"])
+    return builder.get()
+
+
+def _tasks(plan: GradientPlan, images: Images, target: Any) -> None:
+    """Each task sums its share of the weights over its samples: every `splits`-th, so that any count is even."""
+    with T.parallel(plan.shares * plan.splits) as task:
+        split = T.bind(_bits_reversed(task % plan.splits, plan.splits.bit_length() - 1))
+        share = T.bind(task // plan.splits)
+        number = T.bind(ceil_div(images.live.number - split, plan.splits))
+        # One piece at least: it is what writes the zeros where no sample lives.
+        pieces = tirx.max(ceil_div(number, plan.together), 1) * plan.bands
+        with T.serial(pieces) as index:
+            piece = _piece(plan, split, number, index)
+            for kind in plan.classes:
+                first, last = (kind.number * (share + i) // plan.shares for i in (0, 1))
+                with T.serial(first, last) as tile:
+                    SumTile(plan, images, target, piece, kind, tile).emit()
+
+
+def _bits_reversed(value: Any, bits: int) -> Any:
+    """Neighbouring tasks, which one thread gets, then have samples from far apart."""
+    terms = [(value // (1 << bit) % 2) * (1 << bits - 1 - bit) for bit in range(bits)]
+    return sum(terms[1:], terms[0]) if terms else 0
+
+
+def _piece(plan: GradientPlan, split: Any, number: Any, index: Any) -> Piece:
+    first = T.bind(index // plan.bands * plan.together)
+    band = index % plan.bands
+    rows = [T.bind(plan.rows.target * (band + i) // plan.bands) for i in (0, 1)]
+    return Piece(index, split, first, T.bind(least(number, first + plan.together)), rows[0], rows[1])
+
+
+def _add_up(plan: GradientPlan, partial: Any, target: Any) -> None:
+    """Adds the splits in their order, whichever thread summed them."""
+    size, lanes = prod(plan.conv.weight_shape), plan.machine.lanes
+    for width, count, origin in ((lanes, size // lanes, 0), (1, size % lanes, size - size % lanes)):
+        if not count:
+            continue
+        with T.parallel(count) as vector:
+            place = T.bind(origin + vector * width)
+            terms = [load(partial, split * size + place, width) for split in range(plan.splits)]
+            store(target, place, reduce(lambda left, right: left + right, terms), width)
