@@ -44,7 +44,7 @@ class _Training(nn.Module):
     def forward(self, *batch: Tensor) -> tuple[Tensor, ...]:
         output = self.model(*batch[:-1])
         loss = self.loss(output, batch[-1])
-        return loss, *(correct(output.detach(), batch[-1]).sum(0, keepdim=True) for _ in classes(output, batch[-1]))
+        return loss, *(correct(output.detach(), batch[-1]).sum() for _ in classes(output, batch[-1]))
 
 
 class _Evaluation(nn.Module):

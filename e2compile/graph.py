@@ -104,11 +104,11 @@ def where(node: fx.Node) -> str:
 def type_text(value: Any) -> str:
     """`f32[128, 16]` for a tensor, in parentheses for several."""
     if isinstance(value, Tensor):
-        short = {"float": "f", "int": "i", "uint": "u", "bool": "b", "bfloat": "bf"}
+        short = {"float": "f", "int": "i", "uint": "u", "bool": "bool", "bfloat": "bf"}
         name = re.fullmatch(r"torch\.([a-z]+)(\d*)", str(value.dtype))
         if name is None:
             return str(value.dtype)
-        return f"{short[name[1]]}{name[2] or 8}{list(value.shape)}"
+        return f"{short[name[1]]}{name[2]}{list(value.shape)}"
     if isinstance(value, (tuple, list)):
         return "(" + ", ".join(type_text(v) for v in value) + ")"
     return type(value).__name__
@@ -116,22 +116,25 @@ def type_text(value: Any) -> str:
 
 def text(graph: StepGraph) -> str:
     """One typed line a node, stable enough for golden tests: names are given at print time, in order."""
-    lines: list[str] = []
     names: dict[fx.Node, str] = {}
-    slots = iter(graph.inputs)
-    for node in graph.graph.nodes:
-        if node.op == "placeholder":
-            names[node] = f"%{node.name}"
-            lines.append(f"{names[node]}: {type_text(node.meta['val'])}  # {next(slots)}")
-        elif node.op == "output":
-            lines += [
-                f"return {slot} = {_argument(value, names)}"
-                for slot, value in zip(graph.outputs, node.args[0], strict=True)
-            ]
-        else:
-            names[node] = f"%{len(names) - len(graph.inputs)}"
+    lines = []
+    for slot, node in zip(graph.inputs, graph.placeholders, strict=True):
+        names[node] = f"%{node.name}"
+        lines.append(f"{names[node]}: {type_text(node.meta['val'])}  # {slot}")
+    lines += body_lines(graph.module, names)
+    for slot, value in zip(graph.outputs, graph.results, strict=True):
+        lines.append(f"return {slot} = {names[value]}")
+    return "\n".join([*lines, *_branches(graph.module)]) + "\n"
+
+
+def body_lines(module: fx.GraphModule, names: dict[fx.Node, str]) -> list[str]:
+    """The calls of a graph, one line each; `names` gains theirs."""
+    lines: list[str] = []
+    for node in module.graph.nodes:
+        if node.op in ("call_function", "get_attr"):
+            names[node] = f"%{len(lines)}"
             lines.append(_call_line(node, names))
-    return "\n".join([*lines, *_branches(graph)]) + "\n"
+    return lines
 
 
 def _call_line(node: fx.Node, names: dict[fx.Node, str]) -> str:
@@ -151,11 +154,16 @@ def _argument(value: Any, names: dict[fx.Node, str]) -> str:
     return str(value).removeprefix("torch.")
 
 
-def _branches(graph: StepGraph) -> Iterator[str]:
-    for name, child in graph.module.named_children():
-        if isinstance(child, fx.GraphModule):
-            nodes = [n for n in child.graph.nodes if n.op == "call_function"]
-            yield f"branch {name}: {len(nodes)} operations, {len(child.graph.output_node().args[0])} results"
+def _branches(module: fx.GraphModule) -> Iterator[str]:
+    """The bodies of a graph's conditionals, indented below it."""
+    for name, child in module.named_children():
+        if not isinstance(child, fx.GraphModule):
+            continue
+        names = {n: f"%{n.name}" for n in child.graph.find_nodes(op="placeholder")}
+        yield f"branch {name}:"
+        yield from (f"  {line}" for line in body_lines(child, names))
+        yield f"  return {_argument(child.graph.output_node().args[0], names)}"
+        yield from (f"  {line}" for line in _branches(child))
 
 
 def insert(graph: fx.Graph, target: Any, *args: Any, blame: fx.Node, **kwargs: Any) -> fx.Node:
@@ -209,3 +217,62 @@ def live_first(nodes: Sequence[fx.Node]) -> set[fx.Node]:
             seen.add(node)
             stack.extend(node.all_input_nodes)
     return seen
+
+
+def guarded(
+    graph: fx.Graph,
+    condition: fx.Node,
+    taken: fx.GraphModule,
+    other: fx.GraphModule,
+    operands: Sequence[fx.Node],
+    values: Sequence[Any],
+) -> fx.GraphModule:
+    """`graph` closed with a conditional as its results: the branches `execute` and `skip` on one set of operands.
+
+    `values` are fake tensors, one for each result.
+    """
+    branches = {"execute": taken, "skip": other}
+    nodes = [graph.create_node("get_attr", name) for name in branches]
+    call = graph.call_function(torch.ops.higher_order.cond, (condition, *nodes, tuple(operands)))
+    call.meta = {"val": tuple(values), "phase": "forward", "where": "", "module": ""}
+    items = []
+    for i, value in enumerate(values):
+        item = graph.call_function(operator.getitem, (call, i))
+        item.meta = {"val": value, "phase": "forward", "where": "", "module": ""}
+        items.append(item)
+    graph.output(items)
+    return fx.GraphModule(branches, graph)
+
+
+@dataclass(frozen=True)
+class EntryPoints:
+    """A step taken apart at its root guard: `keep` gives the condition from seed and step, None without one."""
+
+    step: StepGraph
+    keep: StepGraph | None
+
+
+def entry_points(graph: StepGraph) -> EntryPoints:
+    """The unconditional step and its guard, where a conditional covers the whole step."""
+    conditionals = graph.graph.find_nodes(op="call_function", target=torch.ops.higher_order.cond)
+    roots = [n for n in conditionals if all(r.args and r.args[0] is n for r in graph.results)]
+    if not roots:
+        return EntryPoints(graph, None)
+    condition, taken, _, operands = roots[0].args
+    assert list(operands) == graph.placeholders  # type: ignore[arg-type]
+    inner: fx.GraphModule = getattr(graph.module, str(taken.target))  # type: ignore[union-attr]
+    return EntryPoints(StepGraph(inner, graph.inputs, graph.outputs), _condition(graph, condition))  # type: ignore
+
+
+def _condition(graph: StepGraph, condition: fx.Node) -> StepGraph:
+    """The part of a graph that a condition depends on, over seed and step alone."""
+    needed = live_first([condition])
+    slots = [(s, p) for s, p in zip(graph.inputs, graph.placeholders, strict=True) if p in needed]
+    result = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.graph.nodes:
+        if node in needed:
+            copies[node] = result.node_copy(node, lambda n: copies[n])
+    result.output([copies[condition]])
+    module = fx.GraphModule(graph.module, result)
+    return StepGraph(module, tuple(slot for slot, _ in slots), (Slot(Kind.KEEP, "keep"),))

@@ -118,6 +118,7 @@ def trace(kind: type[torch.optim.Optimizer], item: Updated, parameter: Tensor) -
         new, after = rule(p, grad, dict(zip(names, state, strict=True)), rate, item.options)
         return [new, *(after[name] for name in names)]
 
-    example = torch.empty(parameter.shape, dtype=parameter.dtype)
-    state = [torch.empty(s.shape, dtype=s.dtype) for s in item.state.values()]
-    return make_fx(update, tracing_mode="fake")(example, example, torch.zeros(()), *state)
+    # One tensor object handed over twice would be traced as one input.
+    examples = [torch.empty_like(parameter) for _ in range(2)]
+    state = [torch.empty_like(s) for s in item.state.values()]
+    return make_fx(update, tracing_mode="fake")(*examples, torch.zeros(()), *state)

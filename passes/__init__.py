@@ -1,0 +1,12 @@
+"""The passes, in their default order; `BY_NAME` is what the command line knows them by."""
+
+from e2compile.passes.batch_drop import BatchDrop
+
+DEFAULT = (BatchDrop,)
+
+BY_NAME = {item.name: item for item in DEFAULT}
+
+# Named on the command line and in the design, not in this version.
+PLANNED = ("slu", "psg")
+
+__all__ = ["BY_NAME", "DEFAULT", "PLANNED", "BatchDrop"]

@@ -1,0 +1,22 @@
+"""The targets by name."""
+
+from e2compile.errors import MissingError, UsageError
+from e2compile.targets.base import Target
+from e2compile.targets.llvm import CPU
+
+TARGETS: dict[str, Target] = {"cpu": CPU}
+
+# Named on the command line and in the design, not in this version.
+PLANNED = ("cuda", "fpga")
+
+
+def find(name: str) -> Target:
+    """The target of that name. MissingError for one that has not landed, UsageError for an unknown one."""
+    if name in PLANNED:
+        raise MissingError(f"target {name} is not in this version; there is {', '.join(TARGETS)}")
+    if name not in TARGETS:
+        raise UsageError(f"no target {name!r}; there is {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
+__all__ = ["CPU", "PLANNED", "TARGETS", "Target", "find"]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import fx
+import tvm
 from tvm import IRModule, relax
 from tvm.tirx import PrimFunc
 
@@ -18,7 +19,7 @@ from e2compile.lower.schedule import Copy, Schedule, schedule
 from e2compile.lower.scalar import dtype_text
 from e2compile.lower.views import Shape, shape_of
 
-__all__ = ["Lowering", "check", "physical", "state_orders"]
+__all__ = ["Lowering", "check", "physical", "planned_bytes", "state_orders"]
 
 
 class Lowering:
@@ -143,3 +144,30 @@ class _Emitter:
 
 def _type(shape: Shape, dtype: str) -> Any:
     return relax.TensorType(tuple(shape), dtype)
+
+
+def planned_bytes(module: IRModule) -> dict[str, int]:
+    """Bytes of temporary memory that TVM's static plan gives each function; state and data come on top."""
+    passes = [
+        relax.transform.ToNonDataflow(),
+        relax.transform.RemovePurityChecking(),
+        relax.transform.CallTIRRewrite(),
+        relax.transform.StaticPlanBlockMemory(),
+    ]
+    planned = tvm.transform.Sequential(passes)(module)
+    return {
+        variable.name_hint: _storage(function)
+        for variable, function in planned.functions.items()
+        if isinstance(function, relax.Function)
+    }
+
+
+def _storage(function: relax.Function) -> int:
+    sizes: list[int] = []
+
+    def visit(expr: Any) -> None:
+        if isinstance(expr, relax.Call) and getattr(expr.op, "name", "") == "relax.memory.alloc_storage":
+            sizes.append(int(expr.args[0].values[0]))
+
+    relax.analysis.post_order_visit(function, visit)
+    return sum(sizes)

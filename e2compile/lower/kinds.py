@@ -73,6 +73,8 @@ _WORK: dict[object, Work] = {
     ),
 }
 
+OPERATORS = tuple(_WORK)
+
 # Costly enough to be computed once and kept rather than again where they are used.
 EXPENSIVE = (
     aten.exp.default,
@@ -143,8 +145,11 @@ def _why_not(node: fx.Node) -> str | None:
         return _why_not_adaptive(node, name)
     if node.target in REDUCTIONS and not reduced_dims(node) and REDUCTIONS[node.target] in ("argmax", "moments"):
         return f"{name} over a single value"
+    if node.target is aten.argmax.default and len(reduced_dims(node)) > 1:
+        return f"{name} over several dimensions"
     dtype = getattr(node.meta["val"], "dtype", torch.float32)
-    return f"{name} in {dtype}" if dtype in (torch.complex64, torch.complex128) else None
+    without = (torch.float64,) if node.target is aten.erf.default else ()
+    return f"{name} in {dtype}" if dtype in (*without, torch.complex64, torch.complex128) else None
 
 
 def _why_not_convolution(node: fx.Node, name: str) -> str | None:

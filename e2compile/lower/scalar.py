@@ -8,6 +8,8 @@ from torch._ops import OpOverload
 from tvm import tirx
 from tvm.ir import Expr
 
+from e2compile.lower import functions
+
 aten = torch.ops.aten
 
 Rule = Callable[..., Expr]
@@ -18,102 +20,76 @@ def dtype_text(dtype: torch.dtype) -> str:
 
 
 def _binary(apply: Callable[[Any, Any], Expr]) -> Rule:
-    """With ATen's factor alpha on the second operand, where the operator has one."""
-    return lambda a, b, alpha=1: apply(a, b if alpha == 1 else b * tirx.const(alpha, b.ty.dtype))
+    """With ATen's factor alpha on the second operand."""
+    return lambda a, b, alpha=None: apply(a, b if alpha is None else b * alpha)
 
 
-def _divide(a: Expr, b: Expr) -> Expr:
-    return tirx.div(a, b)
+def _either(a: Expr, b: Expr) -> Expr:
+    return tirx.any(a, b) if a.ty.dtype == "bool" else a | b
 
 
-def _clamp(x: Expr, low: Any = None, high: Any = None) -> Expr:
-    """Written with selects, so that a NaN passes as in ATen."""
-    if low is not None:
-        low = tirx.const(low, x.ty.dtype) if isinstance(low, (int, float)) else low
-        x = tirx.Select(x < low, low, x)
-    if high is not None:
-        high = tirx.const(high, x.ty.dtype) if isinstance(high, (int, float)) else high
-        x = tirx.Select(x > high, high, x)
-    return x
+def _both(a: Expr, b: Expr) -> Expr:
+    return tirx.all(a, b) if a.ty.dtype == "bool" else a & b
 
 
-def _relu(x: Expr) -> Expr:
-    return _clamp(x, 0)
+def _add(a: Expr, b: Expr) -> Expr:
+    return tirx.any(a, b) if a.ty.dtype == "bool" else a + b
 
 
-def _sign(x: Expr) -> Expr:
-    zero, one = tirx.const(0, x.ty.dtype), tirx.const(1, x.ty.dtype)
-    return tirx.Select(x > zero, one, tirx.Select(x < zero, -one, zero))
-
-
-def _power(x: Expr, exponent: Any) -> Expr:
-    if exponent == 2:
-        return x * x
-    if exponent == 3:
-        return x * x * x
-    if exponent == 0.5:
-        return tirx.sqrt(x)
-    return tirx.pow(x, tirx.const(exponent, x.ty.dtype) if isinstance(exponent, (int, float)) else exponent)
-
-
-def _maximum(a: Expr, b: Expr) -> Expr:
-    return tirx.Select(tirx.any(a > b, a != a), a, b)
-
-
-def _minimum(a: Expr, b: Expr) -> Expr:
-    return tirx.Select(tirx.any(a < b, a != a), a, b)
+def _multiply(a: Expr, b: Expr) -> Expr:
+    return tirx.all(a, b) if a.ty.dtype == "bool" else a * b
 
 
 # Operands are cast to the result's type first.
 ARITHMETIC: dict[OpOverload, Rule] = {
-    aten.add.Tensor: _binary(lambda a, b: a + b),
-    aten.add.Scalar: _binary(lambda a, b: a + b),
+    aten.add.Tensor: _binary(_add),
+    aten.add.Scalar: _binary(_add),
     aten.sub.Tensor: _binary(lambda a, b: a - b),
     aten.sub.Scalar: _binary(lambda a, b: a - b),
-    aten.rsub.Scalar: lambda a, b: b - a,
-    aten.mul.Tensor: lambda a, b: a * b,
-    aten.mul.Scalar: lambda a, b: a * b,
-    aten.div.Tensor: _divide,
-    aten.div.Scalar: _divide,
+    aten.rsub.Scalar: lambda a, b, alpha=None: b - (a if alpha is None else a * alpha),
+    aten.mul.Tensor: _multiply,
+    aten.mul.Scalar: _multiply,
+    aten.div.Tensor: tirx.div,
+    aten.div.Scalar: tirx.div,
     aten.neg.default: lambda a: -a,
     aten.abs.default: tirx.abs,
-    aten.sign.default: _sign,
+    aten.sign.default: functions.sign,
     aten.reciprocal.default: lambda a: tirx.div(tirx.const(1, a.ty.dtype), a),
     aten.sqrt.default: tirx.sqrt,
     # 1/sqrt, not the hardware's approximation
     aten.rsqrt.default: lambda a: tirx.div(tirx.const(1, a.ty.dtype), tirx.sqrt(a)),
     aten.exp.default: tirx.exp,
     aten.log.default: tirx.log,
-    aten.log1p.default: tirx.log1p,
+    aten.log1p.default: functions.log1p,
     aten.sin.default: tirx.sin,
     aten.cos.default: tirx.cos,
-    aten.tanh.default: tirx.tanh,
-    aten.erf.default: tirx.erf,
+    aten.tanh.default: functions.tanh,
+    aten.erf.default: functions.erf,
     aten.sigmoid.default: lambda a: tirx.div(tirx.const(1, a.ty.dtype), tirx.const(1, a.ty.dtype) + tirx.exp(-a)),
-    aten.relu.default: _relu,
-    aten.clamp.default: _clamp,
-    aten.clamp_min.default: _clamp,
-    aten.clamp_max.default: lambda x, high: _clamp(x, None, high),
-    aten.maximum.default: _maximum,
-    aten.minimum.default: _minimum,
-    aten.pow.Tensor_Scalar: _power,
-    aten.pow.Tensor_Tensor: _power,
+    aten.relu.default: lambda x: functions.clamp(x, 0),
+    aten.clamp.default: functions.clamp,
+    aten.clamp_min.default: functions.clamp,
+    aten.clamp_max.default: lambda x, high: functions.clamp(x, max=high),
+    aten.maximum.default: functions.maximum,
+    aten.minimum.default: functions.minimum,
+    aten.pow.Tensor_Scalar: functions.power,
+    aten.pow.Tensor_Tensor: functions.power,
     aten.floor.default: tirx.floor,
     aten.ceil.default: tirx.ceil,
-    aten.bitwise_and.Tensor: lambda a, b: tirx.all(a, b) if a.ty.dtype == "bool" else a & b,
-    aten.bitwise_or.Tensor: lambda a, b: tirx.any(a, b) if a.ty.dtype == "bool" else a | b,
+    aten.bitwise_and.Tensor: _both,
+    aten.bitwise_or.Tensor: _either,
     aten.logical_and.default: tirx.all,
     aten.logical_or.default: tirx.any,
-    aten.logical_not.default: lambda a: tirx.Not(a),
-    aten.bitwise_not.default: lambda a: tirx.Not(a) if a.ty.dtype == "bool" else tirx.bitwise_not(a),
+    aten.logical_not.default: functions.negation,
+    aten.bitwise_not.default: lambda a: functions.negation(a) if a.ty.dtype == "bool" else tirx.bitwise_not(a),
 }
 
 # Operands are cast to their common type first.
 COMPARISONS: dict[OpOverload, Rule] = {
     overload: apply
     for name, apply in {
-        "eq": lambda a, b: tirx.EQ(a, b),
-        "ne": lambda a, b: tirx.NE(a, b),
+        "eq": functions.equal,
+        "ne": functions.unequal,
         "lt": lambda a, b: a < b,
         "le": lambda a, b: a <= b,
         "gt": lambda a, b: a > b,
@@ -134,11 +110,12 @@ def uniform(seed: Expr, step: Expr, site: int, position: Expr) -> Expr:
 
     shift = tirx.const(32, "int64")
     c0, c1, c2, c3 = word(position), word(site), word(step), word(step >> shift)
-    k0, k1 = word(seed), word(seed >> shift)
-    for _ in range(10):
+    key0, key1 = word(seed), word(seed >> shift)
+    for i in range(10):
         p0 = wide(c0) * tirx.const(0xD2511F53, "uint64")
         p1 = wide(c2) * tirx.const(0xCD9E8D57, "uint64")
         high0, high1 = (word(p >> tirx.const(32, "uint64")) for p in (p0, p1))
+        # one addition each: TVM would add two constants without wrapping around
+        k0, k1 = key0 + word(i * 0x9E3779B9 & 0xFFFFFFFF), key1 + word(i * 0xBB67AE85 & 0xFFFFFFFF)
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, word(p1), high0 ^ c3 ^ k1, word(p0)
-        k0, k1 = k0 + word(0x9E3779B9), k1 + word(0xBB67AE85)
     return tirx.Cast("float32", c0 >> word(8)) * tirx.const(2.0**-24, "float32")

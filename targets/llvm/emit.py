@@ -39,7 +39,7 @@ def scratch(size: int) -> Any:
 
 
 def pointer(buffer: Any, index: Any) -> Any:
-    """The buffer from an index on, as a buffer: accesses at constant places then share one address register."""
+    """The buffer from an index on: accesses at constant places in it share one address register."""
     address = T.bind(T.address_of(buffer[index]))
     return T.decl_buffer((1 << 30,), "float32", data=address, layout=None)
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from tvm import tirx
-from tvm.script.ir_builder import tirx as T
 from tvm.ir import Expr
+from tvm.script.ir_builder import tirx as T
 
-from e2compile.errors import CompileError
+from e2compile.lower import functions
 from e2compile.lower.access import full, is_affine, probe, source_index, strides
 from e2compile.lower.loop import Buffer, Compute, Load, Loop, Value
 from e2compile.lower.scalar import ARITHMETIC, COMPARISONS, uniform
@@ -17,6 +17,10 @@ from e2compile.lower.views import Index
 from e2compile.ops import UNIFORM
 
 aten = torch.ops.aten
+
+# Their arguments after the first stay Python numbers.
+_WITH_NUMBERS = (aten.pow.Tensor_Scalar, aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default)
+_LOGICAL = (aten.logical_and.default, aten.logical_or.default, aten.logical_not.default)
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,7 @@ class Body:
                 values.append(self._load(instruction, point, values))
             else:
                 value = self._compute(instruction, point, values)
-                # TVM's analysis of bound values cannot take vectors of booleans
-                values.append(value if instruction.dtype == "bool" else T.bind(value))
+                values.append(T.bind(value) if instruction.dtype.startswith("float") else value)
         return values
 
     def _load(self, load: Load, point: Sequence[Any], values: list[Expr]) -> Expr:
@@ -116,11 +119,11 @@ class Body:
         if call.op is aten.scatter.value:
             return self._scatter(call, point, args)
         kwargs = dict(call.kwargs)
-        if kwargs.pop("rounding_mode", None) is not None:
-            raise CompileError(f"{call.op} with a rounding mode has no lowering")
-        if call.op in (aten.pow.Tensor_Scalar, aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default):
+        if call.op in _WITH_NUMBERS:
             return ARITHMETIC[call.op](_cast(args[0], call.dtype), *args[1:], **kwargs)
-        return ARITHMETIC[call.op](*(_cast(a, call.dtype) for a in args), **kwargs)
+        dtype = "bool" if call.op in _LOGICAL else call.dtype
+        kwargs = {key: _cast(value, dtype) for key, value in kwargs.items()}
+        return ARITHMETIC[call.op](*(_cast(a, dtype) for a in args), **kwargs)
 
     def _uniform(self, call: Compute, point: Sequence[Any], args: list[Any]) -> Expr:
         linear: Any = 0
@@ -143,7 +146,10 @@ def _cast(value: Any, dtype: str) -> Expr:
     if value.ty.dtype == dtype:
         return value
     if dtype == "bool":
-        return tirx.NE(value, tirx.const(0, value.ty.dtype))
+        return functions.unequal(value, tirx.const(0, value.ty.dtype))
+    if value.ty.dtype == "bool":
+        # not a cast: TVM's analysis of bound values looks into those, and cannot take vectors of booleans
+        return tirx.Select(value, tirx.const(1, dtype), tirx.const(0, dtype))
     return tirx.Cast(dtype, value)
 
 
@@ -155,4 +161,6 @@ def _common(args: list[Any]) -> list[Expr]:
         dtype = str(torch.promote_types(getattr(torch, dtype), getattr(torch, other.ty.dtype))).removeprefix("torch.")
     if any(isinstance(a, float) for a in args) and "float" not in dtype:
         dtype = "float32"
+    if dtype == "bool":  # LLVM has no comparison of bits for TVM
+        dtype = "int64"
     return [_cast(a, dtype) for a in args]

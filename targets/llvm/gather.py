@@ -10,6 +10,7 @@ from tvm import tirx
 
 from e2compile.lower.workload import Convolution
 from e2compile.targets.llvm import weights
+from e2compile.targets.llvm.axis import Lattice, Tile
 from e2compile.targets.llvm.blocks import Group
 from e2compile.targets.llvm.emit import arguments, ceil_div, function, gate, least, samples, when
 from e2compile.targets.llvm.gather_plan import Memory, Plan, plan
@@ -28,7 +29,8 @@ def forward(
 ) -> tirx.PrimFunc:
     """(x, weight, [bias], [index, count], y): y = the convolution of x."""
     start = {"bias": (conv.out_channels,)} if bias else {}
-    shapes = {"x": conv.x_shape, "weight": conv.weight_shape} | start | gate(conv, gated) | {"y": conv.y_shape}
+    inputs = {"x": conv.x_shape, "weight": conv.weight_shape}
+    shapes = inputs | start | gate(conv, gated) | {"y": conv.y_shape}
     with function(name) as builder:
         given = arguments(shapes)
         memory = Memory(given["x"], given["weight"], given.get("bias"), given["y"], samples(conv, given))
@@ -52,23 +54,35 @@ def _gather(plan: Plan, memory: Memory) -> None:
     live = memory.live
     with nullcontext() if live.index is None else when(live.number > 0):
         matrix = _weights(plan, memory.weight)
-        stationary = prod(plan.conv.weight_shape) > _RESIDENT_WEIGHTS
-        if stationary:
-            for group in plan.groups:
-                with _tasks(plan, memory, plan.parts * group.repeat) as (number, row, places):
-                    _group(plan, memory, matrix, group, number, row, places)
-            return
-        with _tasks(plan, memory, 1) as (_, row, places):
+        if prod(plan.conv.weight_shape) > _RESIDENT_WEIGHTS:
+            _channels_outside(plan, memory, matrix)
+        else:
+            _channels_inside(plan, memory, matrix)
+
+
+def _channels_outside(plan: Plan, memory: Memory, matrix: Weights) -> None:
+    """All positions for one group of target channels after the other: its weights stay in the cache."""
+    for group in plan.groups:
+        with _tasks(plan, memory, plan.parts * group.repeat) as (number, row, places):
+            for run in _runs(plan):
+                GatherTile(plan, memory, matrix, group, *run, _site(plan, group, number, row, places)).emit()
+
+
+def _channels_inside(plan: Plan, memory: Memory, matrix: Weights) -> None:
+    """All target channels of one run of positions after the other: the target is written in its own order."""
+    with _tasks(plan, memory, 1) as (_, row, places):
+        for run in _runs(plan):
             for group in plan.groups:
                 with T.serial(plan.parts * group.repeat) as number:
-                    _group(plan, memory, matrix, group, number, row, places)
+                    site = _site(plan, group, number, row, places)
+                    GatherTile(plan, memory, matrix, group, *run, site).emit()
 
 
 def _weights(plan: Plan, weight: Any) -> Weights:
     conv = plan.conv
     uses = conv.batch * conv.out_height * conv.out_width
     several = plan.targets > plan.groups[0].step
-    if plan.depthwise or not (plan.transposed or several and uses >= _USES_WORTH_A_COPY):
+    if plan.depthwise or not (plan.transposed or (several and uses >= _USES_WORTH_A_COPY)):
         return weights.plain(weight, conv)
     return weights.packed(weight, conv, plan.groups, plan.transposed)
 
@@ -88,14 +102,16 @@ def _tasks(plan: Plan, memory: Memory, groups: int) -> Iterator[tuple[Any, Any, 
         yield T.bind(task // rows // waves), row, places
 
 
-def _group(
-    plan: Plan, memory: Memory, matrix: Weights, group: Group, number: Any, row: Any, places: list[Any]
-) -> None:
-    """The row of the samples, for one group of target channels."""
-    part = T.bind(number // group.repeat)
-    channel = T.bind(part * plan.targets + group.start + number % group.repeat * group.step)
-    site = Site(places, row, channel, part)
+def _runs(plan: Plan) -> Iterator[tuple[Lattice, Tile, Any]]:
+    """Loops over the positions of a row, one run of positions at a time."""
     for lattice, size in zip(plan.lattices, plan.tile.positions, strict=True):
         for tile in lattice.tiles(size):
             with T.serial(tile.repeat) as run:
-                GatherTile(plan, memory, matrix, group, lattice, tile, run, site).emit()
+                yield lattice, tile, run
+
+
+def _site(plan: Plan, group: Group, number: Any, row: Any, places: list[Any]) -> Site:
+    """The `number`-th of the groups of all parts."""
+    part = T.bind(number // group.repeat)
+    channel = T.bind(part * plan.targets + group.start + number % group.repeat * group.step)
+    return Site(places, row, channel, part)

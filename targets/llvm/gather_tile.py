@@ -1,4 +1,4 @@
-"""The register tile of a gather: samples x positions x vectors of channels, summed without touching memory."""
+"""The register tile of a gather: samples x positions x vectors of channels, summed in registers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,18 @@ from tvm import tirx
 
 from e2compile.targets.llvm.axis import Lattice, Tile
 from e2compile.targets.llvm.blocks import Group
-from e2compile.targets.llvm.emit import fetch, keep, load, multiply_add, registers, splat, store, when, zero
+from e2compile.targets.llvm.emit import (
+    fetch,
+    keep,
+    load,
+    multiply_add,
+    pointer,
+    registers,
+    splat,
+    store,
+    when,
+    zero,
+)
 from e2compile.targets.llvm.gather_plan import Memory, Plan
 from e2compile.targets.llvm.tiling import fits_reuse
 from e2compile.targets.llvm.weights import Weights
@@ -85,28 +96,29 @@ class GatherTile:
         pitch = self.plan.source_pitch
         bases = [T.bind((line * self.plan.columns.source + column) * pitch + first) for line in lines]
         if self.plan.depthwise:
-            self._sum_own_channels(sums, origin, bases)
+            lines = [pointer(self.memory.source, base) for base in bases]
+            self._sum_own_channels(sums, pointer(self.weights.buffer, origin), lines)
             return
         with T.serial(self.plan.sources) as channel:
-            bases = [base + channel for base in bases]
-            self._sum_channel(sums, T.bind(origin + channel * strides.channel), bases)
+            lines = [pointer(self.memory.source, base + channel) for base in bases]
+            self._sum_channel(sums, pointer(self.weights.buffer, origin + channel * strides.channel), lines)
 
-    def _weight(self, origin: Any, tap: int, first: int, width: int) -> Any:
+    def _weight(self, weights: Any, tap: int, first: int, width: int) -> Any:
         column = self.weights.strides(self.group.step).column
-        return load(self.weights.buffer, origin + self.lattice.taps[tap].kernel * column + first, width)
+        return load(weights, self.lattice.taps[tap].kernel * column + first, width)
 
-    def _sum_channel(self, sums: list[list[Any]], origin: Any, bases: list[Any]) -> None:
+    def _sum_channel(self, sums: list[list[Any]], matrix: Any, lines: list[Any]) -> None:
         """One source channel, read lane by lane the same, times vectors of weights."""
         for taps in self._tap_groups(len(sums)):
             weights = {
-                (tap, number): self._weight(origin, tap, first, width)
+                (tap, number): self._weight(matrix, tap, first, width)
                 for tap, (number, first, width) in product(taps, self._vectors())
             }
-            for (sample, base), (offset, pairs) in product(enumerate(bases), self.tile.reads):
+            for (sample, line), (offset, pairs) in product(enumerate(lines), self.tile.reads):
                 used = [(position, tap) for position, tap in pairs if tap in taps]
                 if not used:
                     continue
-                value = T.bind(self.memory.source[base + offset * self.plan.source_pitch])
+                value = T.bind(line[offset * self.plan.source_pitch])
                 wide = {width: T.bind(splat(value, width)) for width in self.group.widths}
                 for (position, tap), (number, _, width) in product(used, self._vectors()):
                     target = sums[sample * self.tile.size + position][number]
@@ -119,11 +131,11 @@ class GatherTile:
             return [range(taps)]
         return [range(tap, tap + 1) for tap in range(taps)]
 
-    def _sum_own_channels(self, sums: list[list[Any]], origin: Any, bases: list[Any]) -> None:
+    def _sum_own_channels(self, sums: list[list[Any]], matrix: Any, lines: list[Any]) -> None:
         """Vectors of source channels, each times its own weight."""
         for number, first, width in self._vectors():
-            weights = [self._weight(origin, tap, first, width) for tap in range(len(self.lattice.taps))]
-            for (sample, base), (offset, pairs) in product(enumerate(bases), self.tile.reads):
-                value = load(self.memory.source, base + offset * self.plan.source_pitch + first, width)
+            weights = [self._weight(matrix, tap, first, width) for tap in range(len(self.lattice.taps))]
+            for (sample, line), (offset, pairs) in product(enumerate(lines), self.tile.reads):
+                value = load(line, offset * self.plan.source_pitch + first, width)
                 for position, tap in pairs:
                     multiply_add(sums[sample * self.tile.size + position][number], value, weights[tap], width)

@@ -12,8 +12,10 @@ from e2compile.targets.llvm.blocks import Group, groups
 from e2compile.targets.llvm.gather_plan import folded
 from e2compile.targets.llvm.machine import Machine
 
-# Images of this many bytes stay in the second-level cache while all register tiles pass over them.
-_CACHED_BYTES = 1 << 19
+# Images of at most this many bytes stay in the second-level cache while all register tiles pass over them;
+# each such piece costs a pass over the weights, so it is no smaller than they are, within these bounds.
+_LEAST_CACHED_BYTES = 1 << 18
+_MOST_CACHED_BYTES = 1 << 19
 _MOST_TASKS = 16
 # A task adds up at least this many positions, so that adding up the tasks' results is little beside it ...
 _TASK_POSITIONS = 256
@@ -23,8 +25,10 @@ _MOST_CHANNELS = 16
 _MOST_VECTORS = 6
 _MOST_COLUMNS = 4
 _CHAINS = 8
-_BROADCAST_LOAD = 0.5
+# Cycles, where a multiply-add is one, that a load adds, and that a run of columns adds.
+_LOAD = 0.25
 _RUN_OVERHEAD = 2.0
+_SPARE_REGISTERS = 2
 _CODE = 1e-5
 
 
@@ -98,12 +102,16 @@ class GradientPlan:
     @cached_property
     def bands(self) -> int:
         """Pieces of an image, by rows, that fit the cache together with their gradients."""
-        return min(self.conv.out_height, -(-self._image_bytes // _CACHED_BYTES))
+        return min(self.conv.out_height, -(-self._image_bytes // self._cached_bytes))
 
     @property
     def together(self) -> int:
         """Images that fit the cache together."""
-        return max(1, _CACHED_BYTES // self._image_bytes)
+        return max(1, self._cached_bytes // self._image_bytes)
+
+    @property
+    def _cached_bytes(self) -> int:
+        return max(_LEAST_CACHED_BYTES, min(_MOST_CACHED_BYTES, 4 * prod(self.conv.weight_shape)))
 
     @property
     def _image_bytes(self) -> int:
@@ -146,7 +154,7 @@ def _priced(plan: GradientPlan) -> Iterator[tuple[float, GradientTile]]:
     for shape in product(channels, _tap_counts(plan), vectors, columns):
         tile = GradientTile(*shape)
         moving = tile.vectors * (tile.columns + (1 if plan.depthwise else 0)) + 1
-        if tile.channels * tile.taps * tile.vectors + moving <= plan.machine.registers:
+        if tile.channels * tile.taps * tile.vectors + moving <= plan.machine.registers - _SPARE_REGISTERS:
             yield sum(_cycles(plan, kind) for kind in _classes(plan, tile)), tile
     yield float("inf"), GradientTile(1, 1, 1, 1)
 
@@ -161,8 +169,9 @@ def _cycles(plan: GradientPlan, kind: TileClass) -> float:
     total = code = 0.0
     for tile in kind.tiles:
         products = tile.uses * kind.channels * vectors
-        reads = len(tile.reads) * (vectors if plan.depthwise else kind.channels * _BROADCAST_LOAD)
+        reads = len(tile.reads) * (vectors if plan.depthwise else kind.channels)
+        loads = _LOAD * (reads + tile.size * vectors)
         chain = _CHAINS * tile.uses / max(1, len(kind.taps.taps))
-        total += tile.repeat * (max(products, reads + tile.size * vectors, chain) + _RUN_OVERHEAD)
+        total += tile.repeat * (max(products, chain) + loads + _RUN_OVERHEAD)
         code += products
     return kind.number * total * (1 + _CODE * code)

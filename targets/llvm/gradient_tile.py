@@ -18,6 +18,7 @@ from e2compile.targets.llvm.emit import (
     least,
     load,
     multiply_add,
+    pointer,
     registers,
     splat,
     store,
@@ -37,7 +38,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Piece:
-    """The `index`-th piece of a split's images: its samples first ... last, their output rows low ... high."""
+    """The `index`-th piece of a split's images: samples first ... last, of each the rows low ... high."""
 
     index: Any
     split: Any
@@ -119,23 +120,24 @@ class SumTile:
     def _sum(self, tile: Tile, x_line: Any, y_line: Any, position: Any) -> None:
         """Adds up one run of output columns."""
         columns, conv = self.plan.columns, self.plan.conv
-        y_base = T.bind((y_line * columns.target + position) * conv.out_channels + self.out)
+        dy = pointer(self.images.dy, (y_line * columns.target + position) * conv.out_channels + self.out)
         first = self.out if self.plan.depthwise else self.source
-        x_base = T.bind((x_line * columns.source + position * columns.scale) * conv.in_channels + first)
+        pixel = x_line * columns.source + position * columns.scale
+        x = pointer(self.images.x, pixel * conv.in_channels + first)
         used = {at for _, pairs in tile.reads for at, _ in pairs}
         gradients = {
-            (at, number): load(self.images.dy, y_base + at * conv.out_channels + start, width)
+            (at, number): load(dy, at * conv.out_channels + start, width)
             for at, (number, start, width) in product(sorted(used), self._vectors())
         }
         for (offset, pairs), channel in product(tile.reads, range(self.kind.channels)):
-            values = self._values(x_base + offset * conv.in_channels + channel)
+            values = self._values(x, offset * conv.in_channels + channel)
             for (at, tap), (number, _, width) in product(pairs, self._vectors()):
                 multiply_add(self.sums[channel, tap][number], values[number], gradients[at, number], width)
 
-    def _values(self, index: Any) -> list[Any]:
+    def _values(self, x: Any, index: int) -> list[Any]:
         """What multiplies each vector of gradients: its own channels of x, or one channel in each lane."""
         if self.plan.depthwise:
-            return [load(self.images.x, index + start, width) for _, start, width in self._vectors()]
-        value = T.bind(self.images.x[index])
+            return [load(x, index + start, width) for _, start, width in self._vectors()]
+        value = T.bind(x[index])
         wide = {width: T.bind(splat(value, width)) for width in self.kind.group.widths}
         return [wide[width] for _, _, width in self._vectors()]

@@ -1,5 +1,6 @@
 """Pooling kernels, forward and gradient: parallel over rows, vectors along channels."""
 
+import math
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import PrimFunc
 
+from e2compile.lower import functions
 from e2compile.lower.workload import Pool
 from e2compile.targets.llvm.loops import lanes, vectorized
 from e2compile.targets.llvm.machine import Machine
@@ -73,14 +75,15 @@ def _maximum(workload: Pool, x: Any, y: Any, places: Any, at: list[Any], width: 
     (first_h, last_h, start_h), (first_w, last_w, start_w) = (_window(workload, i, at[1 + i]) for i in (0, 1))
     best = T.alloc_buffer((width,), "float32", scope="global")
     where = T.alloc_buffer((width,), "int64", scope="global")
-    vectorized(width, lambda lane: T.buffer_store(best, tirx.min_value("float32"), [lane]))
-    vectorized(width, lambda lane: T.buffer_store(where, tirx.const(0, "int64"), [lane]))
+    corner = (start_h + first_h * workload.dilation[0]) * workload.width + start_w + first_w * workload.dilation[1]
+    vectorized(width, lambda lane: T.buffer_store(best, tirx.const(-math.inf, "float32"), [lane]))
+    vectorized(width, lambda lane: T.buffer_store(where, tirx.Cast("int64", corner), [lane]))
     with T.serial(first_h, last_h) as kh, T.serial(first_w, last_w) as kw:
         h, w = start_h + kh * workload.dilation[0], start_w + kw * workload.dilation[1]
 
         def step(lane: Any) -> None:
             value = T.bind(x[n, h, w, c + lane])
-            is_new = T.bind(tirx.any(value > best[lane], value != value))
+            is_new = functions.greater(value, best[lane])
             place = tirx.Cast("int64", h * workload.width + w)
             T.buffer_store(where, tirx.Select(is_new, place, where[lane]), [lane])
             T.buffer_store(best, tirx.Select(is_new, value, best[lane]), [lane])

@@ -13,6 +13,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import PrimFunc
 
+from e2compile.lower import functions
 from e2compile.lower.loop import Loop, Reduce
 from e2compile.targets.llvm.evaluate import Axis, Body
 from e2compile.targets.llvm.loops import PARALLEL_ELEMENTS, kernel, lanes, unflatten, vectorized
@@ -33,6 +34,10 @@ class _Accumulator:
 
 
 def _extreme(dtype: str, lowest: bool) -> Any:
+    if dtype == "bool":
+        return tirx.const(not lowest, dtype)
+    if "float" in dtype:
+        return tirx.const(-math.inf if lowest else math.inf, dtype)
     return tirx.min_value(dtype) if lowest else tirx.max_value(dtype)
 
 
@@ -44,9 +49,9 @@ def _accumulators(reduce: Reduce, dtype: str) -> list[_Accumulator]:
     if reduce.kind == "sum":
         return [_Accumulator(dtype, zero, lambda old, x, _: old + tirx.Cast(dtype, x), add)]
     if reduce.kind == "amax":
-        return [_Accumulator(dtype, _extreme(dtype, True), lambda old, x, _: T.max(old, x), T.max)]
+        return [_Accumulator(dtype, _extreme(dtype, True), lambda old, x, _: functions.maximum(x, old), functions.maximum)]
     if reduce.kind == "amin":
-        return [_Accumulator(dtype, _extreme(dtype, False), lambda old, x, _: T.min(old, x), T.min)]
+        return [_Accumulator(dtype, _extreme(dtype, False), lambda old, x, _: functions.minimum(x, old), functions.minimum)]
     return [
         _Accumulator(dtype, zero, lambda old, x, shift: old + (x - shift), add),
         _Accumulator(dtype, zero, lambda old, x, shift: old + (x - shift) * (x - shift), add),
@@ -201,7 +206,8 @@ class _Reduction:
             T.buffer_store(where, tirx.const(0, "int64"), [0])
             with T.serial(0, axis.extent) as i:
                 value = self.body.values(self._argmax_point(row, i, lane))[reduce.value]
-                greater = tirx.any(value > best[0], tirx.all(value != value, best[0] == best[0]))
+                is_first = functions.negation(functions.is_nan(best[0])) if functions.is_float(value) else True
+                greater = tirx.all(functions.greater(value, best[0]), is_first)
                 with T.If(tirx.any(i == 0, greater)), T.Then():
                     T.buffer_store(best, value, [0])
                     T.buffer_store(where, tirx.Cast("int64", i), [0])

@@ -41,7 +41,7 @@ def choose(
     best: tuple[float, RegisterTile] | None = None
     for samples, vectors in product(range(1, min(batch, _MOST_SAMPLES) + 1), range(1, _MOST_VECTORS + 1)):
         room = (machine.registers - 2 - vectors) // (samples * vectors)
-        if room < 1 or vectors > 1 and vectors > -(-channels // machine.lanes) + 1:
+        if room < 1 or vectors > max(1, -(-channels // machine.lanes) + 1):
             continue
         shape = _Shape(samples, vectors, channels, depthwise, machine)
         picks = [min(_priced(lattice, room, shape)) for lattice in lattices]

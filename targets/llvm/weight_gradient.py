@@ -1,7 +1,6 @@
 """Weight gradient: tiles of the gradient sit in registers while images stream through the cache."""
 
 from functools import reduce
-from itertools import product
 from math import prod
 from typing import Any
 
@@ -44,7 +43,7 @@ def weight_gradient(
 
 
 def _tasks(plan: GradientPlan, images: Images, target: Any) -> None:
-    """Each task sums its share of the weights over its samples: every `splits`-th, so that any count is even."""
+    """Each task sums its share of the weights over every `splits`-th sample: any count is split evenly."""
     with T.parallel(plan.shares * plan.splits) as task:
         split = T.bind(_bits_reversed(task % plan.splits, plan.splits.bit_length() - 1))
         share = T.bind(task // plan.splits)
@@ -60,7 +59,7 @@ def _tasks(plan: GradientPlan, images: Images, target: Any) -> None:
 
 
 def _bits_reversed(value: Any, bits: int) -> Any:
-    """Neighbouring tasks, which one thread gets, then have samples from far apart."""
+    """Neighbouring tasks, which one thread gets, begin at samples far apart: few are shared evenly too."""
     terms = [(value // (1 << bit) % 2) * (1 << bits - 1 - bit) for bit in range(bits)]
     return sum(terms[1:], terms[0]) if terms else 0
 

@@ -1,6 +1,7 @@
 """Contraction kernels against torch in float64."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from e2compile.targets.llvm.gather import forward, input_gradient
 from e2compile.targets.llvm.machine import Machine, host, tvm_target
 from e2compile.targets.llvm.weight_gradient import weight_gradient
 
+Kernel = Callable[..., tvm.tirx.PrimFunc]
+
 SENTINEL = 12345.0
 # An fp32 sum of n products errs by at most n * 2**-24 of sum |x w|, and by about sqrt(n) * 2**-24 of the
 # result in the norm when signs are random, as here; n is below 2**14 in these tests, so 2e-6 leaves a
@@ -21,9 +24,7 @@ TOLERANCE = 2e-6
 
 
 def same(batch: int, size: int, inner: int, outer: int, stride: int = 1, groups: int = 1) -> Convolution:
-    return Convolution(
-        batch, size, size, inner, outer, (3, 3), (stride, stride), (1, 1), groups=groups
-    )
+    return Convolution(batch, size, size, inner, outer, (3, 3), (stride, stride), (1, 1), groups=groups)
 
 
 NETWORKS = {
@@ -58,10 +59,13 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def run(function: tvm.tirx.PrimFunc, out: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
-    built = tvm.compile(function, tvm_target())
-    arguments = [tvm.runtime.from_dlpack(tensor.contiguous()) for tensor in inputs]
-    built[function.attrs["global_symbol"]](*arguments, tvm.runtime.from_dlpack(out))
+@cache
+def built(kernel: Kernel, conv: Convolution, machine: Machine, **options: bool) -> Callable[..., None]:
+    return tvm.compile(kernel(conv, machine, name="main", **options), tvm_target())["main"]
+
+
+def run(function: Callable[..., None], out: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
+    function(*(tvm.runtime.from_dlpack(tensor.contiguous()) for tensor in (*inputs, out)))
     return out
 
 
@@ -99,10 +103,10 @@ def check(conv: Convolution, machine: Machine) -> None:
     x, weight, dy = operands(conv)
     y, dx, dweight = reference(conv, x, weight, dy)
     bias = torch.linspace(-1, 1, conv.out_channels)
-    assert_close(run(forward(conv, machine), blank(conv.y_shape), x, weight), y)
-    assert_close(run(forward(conv, machine, bias=True), blank(conv.y_shape), x, weight, bias), y + bias)
-    assert_close(run(input_gradient(conv, machine), blank(conv.x_shape), dy, weight), dx)
-    assert_close(run(weight_gradient(conv, machine), blank(conv.weight_shape), x, dy), dweight)
+    start = run(built(forward, conv, machine, bias=True), blank(conv.y_shape), x, weight, bias)
+    assert_close(start, y + bias)
+    assert_close(run(built(input_gradient, conv, machine), blank(conv.x_shape), dy, weight), dx)
+    assert_close(run(built(weight_gradient, conv, machine), blank(conv.weight_shape), x, dy), dweight)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -162,11 +166,11 @@ def only(tensor: torch.Tensor, live: Sequence[int], rest: float) -> torch.Tensor
 
 
 def check_gated(
-    kernel: Callable[..., tvm.tirx.PrimFunc], conv: Convolution, live: Sequence[int],
+    kernel: Kernel, conv: Convolution, live: Sequence[int],
     inputs: Sequence[torch.Tensor], expected: torch.Tensor, per_sample: bool,
 ) -> None:  # fmt: skip
     out = torch.full(tuple(expected.shape), SENTINEL)
-    run(kernel(conv, host(), gated=True), out, *inputs, *gate(live, conv.batch))
+    run(built(kernel, conv, host(), gated=True), out, *inputs, *gate(live, conv.batch))
     assert_close(out, only(expected, live, SENTINEL) if per_sample else expected)
     if per_sample:
         skipped = [sample for sample in range(conv.batch) if sample not in live]
@@ -183,3 +187,21 @@ def test_touches_live_samples_only(name: str, live: list[int]) -> None:
     check_gated(forward, conv, live, (x, weight), y, True)
     check_gated(input_gradient, conv, live, (dy, weight), dx, True)
     check_gated(weight_gradient, conv, live, (x, dy), dweight, False)
+
+
+@pytest.mark.parametrize("kernel", [forward, input_gradient, weight_gradient])
+def test_number_of_threads_changes_no_bit(kernel: Kernel) -> None:
+    conv = NETWORKS["resnet20 64"]
+    x, weight, dy = operands(conv)
+    inputs, shape = {
+        forward: ((x, weight), conv.y_shape),
+        input_gradient: ((dy, weight), conv.x_shape),
+        weight_gradient: ((x, dy), conv.weight_shape),
+    }[kernel]
+    configure = tvm.get_global_func("runtime.config_threadpool")
+    results = []
+    for threads in (1, 2, 0):  # 0 is TVM's own choice, and restores it
+        configure(1, threads)
+        results.append(run(built(kernel, conv, host()), blank(shape), *inputs))
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])

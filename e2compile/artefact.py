@@ -1,0 +1,132 @@
+"""Writing a Program folder: whole or not at all."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from torch import nn
+
+from e2compile import optimizer
+from e2compile.errors import UsageError
+from e2compile.graph import StepGraph, where
+from e2compile.pipeline import Stage
+from e2compile.runtime import manifest as manifests
+from e2compile.runtime.manifest import Manifest
+from e2compile.runtime.state import INITIAL, RATES, name_of
+from e2compile.task import Task
+
+
+@contextmanager
+def writing(output: Path | str | None) -> Iterator["Place"]:
+    """A temporary folder beside `output` that takes its place when the block ends without an error.
+
+    Raises UsageError where `output` holds something that is not a Program.
+    """
+    final = Path(output) if output is not None else Path(tempfile.mkdtemp(prefix="e2compile-"))
+    if final.exists() and not _is_replaceable(final):
+        raise UsageError(f"{final} exists and is not a Program: choose another output")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Place(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+    except OSError as error:
+        raise UsageError(f"cannot write to {final.parent}: {error.strerror}") from error
+    temporary.final = final
+    try:
+        yield temporary
+        _swap(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+class Place(type(Path())):  # type: ignore[misc]
+    """A folder being written, and where it goes."""
+
+    final: Path
+
+
+def _is_replaceable(folder: Path) -> bool:
+    return folder.is_dir() and (not any(folder.iterdir()) or (folder / manifests.NAME).is_file())
+
+
+def _swap(temporary: Path, final: Path) -> None:
+    """Put the new folder in place, with the runs of the old one."""
+    os.chmod(temporary, 0o755)
+    old = temporary.with_name(temporary.name + "-old")
+    if final.exists():
+        if (final / "runs").is_dir():
+            shutil.move(final / "runs", temporary / "runs")
+        os.rename(final, old)
+    os.rename(temporary, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_functions(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def write_stage(folder: Path, number: int, stage: Stage) -> None:
+    """One text and one JSON file: the graph to read, and its nodes to query."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{number:02d}_{stage.name}.txt").write_text(stage.text)
+    nodes = [
+        {
+            "name": node.name,
+            "op": str(node.target),
+            "inputs": [n.name for n in node.all_input_nodes],
+            "phase": node.meta.get("phase", ""),
+            "module": node.meta.get("module", ""),
+            "where": where(node),
+        }
+        for node in stage.graph.graph.nodes
+    ]
+    signature = {}
+    if isinstance(stage.graph, StepGraph):
+        signature = {"inputs": list(map(str, stage.graph.inputs)), "outputs": list(map(str, stage.graph.outputs))}
+    content = {"name": stage.name, "changed": stage.changed, "notes": stage.notes, **signature, "nodes": nodes}
+    write_json(folder / f"{number:02d}_{stage.name}.json", content)
+
+
+def write_state(place: Path, manifest: Manifest, task: Task, rates: NDArray[np.float32]) -> None:
+    """The task's weights and optimizer state, and its learning rates, as safetensors."""
+    known = {name: t for name, t in [*task.model.named_parameters(), *task.model.named_buffers()]}
+    if isinstance(task.loss, nn.Module):
+        known |= {f"loss.{n}": t for n, t in [*task.loss.named_parameters(), *task.loss.named_buffers()]}
+    known |= {
+        f"{item.name}.{key}": value
+        for item in optimizer.updated(task.model, task.optimizer)
+        for key, value in item.state.items()
+    }
+    arrays = {name_of(t): known[t.target].detach().contiguous().numpy() for t in manifest.state}
+    (place / INITIAL).parent.mkdir(exist_ok=True)
+    save_file(arrays, place / INITIAL)
+    save_file({"rates": rates}, place / RATES)
+
+
+def aliases(model: nn.Module) -> dict[str, str]:
+    """Second names of tied tensors, each with its first."""
+    first: dict[int, str] = {}
+    result = {}
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, tensor in named:
+        if first.setdefault(id(tensor), name) != name:
+            result[name] = first[id(tensor)]
+    return result
+
+
+def seal(place: Path, manifest: Manifest) -> None:
+    """Write the manifest with the checksums of everything else."""
+    manifests.write(manifest, place)

@@ -1,0 +1,172 @@
+"""The compiler on one screen: graphs, lowering, build, verification, and the Program folder."""
+
+import datetime
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from e2compile import __version__, artefact, optimizer
+from e2compile.cache import Cache, folder, source_digest
+from e2compile.errors import MissingError
+from e2compile.graph import Slot, StepGraph, entry_points
+from e2compile.lower import Lowering, planned_bytes, state_orders
+from e2compile.pipeline import TrainingGraph, forward_text
+from e2compile.runtime.manifest import Function, Manifest, Tensor
+from e2compile.runtime.program import LIBRARY, Program
+from e2compile.schedule import tabulate
+from e2compile.targets import Target, find
+from e2compile.verify import verify_program
+
+Watch = Callable[[str, float], None]
+
+# What depends on the fingerprint alone, not on the weights.
+_CACHED = ("graphs", "program", "report", "verify")
+
+
+def compile(
+    graph: TrainingGraph,
+    target: str = "cpu",
+    output: Path | str | None = None,
+    seed: int = 0,
+    verify: bool = True,
+    cache: bool = True,
+    watch: Watch | None = None,
+) -> Program:
+    """Compile a training graph for a target into a Program folder and load it.
+
+    `output` defaults to a new temporary folder; an existing Program there is replaced, its runs are kept.
+    `watch` is told each phase's name and seconds. With `verify` the program's numbers are compared with
+    PyTorch's before anything is written to `output`.
+    Raises CompileError for operators without a lowering (all at once, with the user's lines), MissingError
+    for a target or tool that is not there, VerificationError where numbers differ.
+    """
+    chosen = find(target)
+    missing = chosen.missing()
+    if missing is not None:
+        raise MissingError(f"target {target} needs {missing}")
+    clock = _Clock(watch or (lambda *_: None))
+    rates = tabulate(graph.task)
+    fingerprint = _fingerprint(graph, chosen, verify)
+    store = Cache(folder())
+    with artefact.writing(output) as place:
+        is_cached = cache and store.fetch(fingerprint, place)
+        if not is_cached:
+            functions = _build(graph, chosen, place, clock)
+            artefact.write_json(place / "program" / "functions.json", functions)
+        manifest = _manifest(graph, chosen, fingerprint, seed, place)
+        artefact.write_state(place, manifest, graph.task, rates)
+        if not is_cached:
+            _verify(graph, manifest, place, verify, clock)
+            artefact.write_json(place / "report" / "compile.json", clock.report(graph))
+            if cache:
+                store.keep(fingerprint, place, _CACHED)
+        artefact.seal(place, manifest)
+    clock.done("from the cache" if is_cached else "written")
+    return Program(place.final)
+
+
+class _Clock:
+    """Seconds of each phase."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch, self.last, self.phases = watch, time.perf_counter(), dict[str, float]()
+        self.notes: dict[str, Any] = {}
+
+    def done(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.phases[phase] = now - self.last
+        self.watch(phase, now - self.last)
+        self.last = now
+
+    def report(self, graph: TrainingGraph) -> dict[str, Any]:
+        passes = [{"name": s.name, "changed": s.changed, "notes": s.notes, "seconds": s.seconds} for s in graph.stages]
+        return {"seconds": self.phases, "stages": passes, **self.notes}
+
+
+def _build(graph: TrainingGraph, target: Target, place: Path, clock: _Clock) -> dict[str, Any]:
+    """Graphs to files, functions to the library; gives the functions' signatures."""
+    for number, stage in enumerate(graph.stages):
+        artefact.write_stage(place / "graphs", number, stage)
+    entries = entry_points(graph.step)
+    functions = {"step": entries.step, "evaluate": graph.evaluation_step}
+    if entries.keep is not None:
+        functions["keep"] = entries.keep
+    clock.done("captured and rewritten")
+    lowering = Lowering(target.kernels)
+    orders = state_orders(entries.step)
+    for name, function in functions.items():
+        lowering.function(name, function, orders)
+    module = lowering.module()
+    clock.notes["kernels"] = len(lowering.generated)
+    clock.notes["calls"] = {name: len(s.kernels) for name, s in lowering.schedules.items()}
+    clock.notes["planned_bytes"] = planned_bytes(module)
+    clock.done("lowered")
+    (place / "program").mkdir()
+    target.build(module, place / LIBRARY)
+    clock.done("built")
+    return {name: _function(g, orders) for name, g in functions.items()}
+
+
+def _function(graph: StepGraph, orders: dict[str, Any]) -> dict[str, Any]:
+    inputs = [_tensor(slot, node, orders) for slot, node in zip(graph.inputs, graph.placeholders, strict=True)]
+    returns = [(slot.kind.value, slot.target) for slot in graph.outputs if not slot.kind.is_state]
+    return {"inputs": [vars(t) for t in inputs], "returns": returns}
+
+
+def _tensor(slot: Slot, node: Any, orders: dict[str, Any]) -> Tensor:
+    value = node.meta["val"]
+    dtype = str(value.dtype).removeprefix("torch.")
+    order = orders[slot.target] if slot.kind.is_state else None
+    return Tensor(slot.kind.value, slot.target, tuple(value.shape), dtype, order)
+
+
+def _manifest(graph: TrainingGraph, target: Target, fingerprint: str, seed: int, place: Path) -> Manifest:
+    task = graph.task
+    functions = artefact.read_functions(place / "program" / "functions.json")
+    return Manifest(
+        fingerprint=fingerprint,
+        target=target.name,
+        seed=seed,
+        functions={name: Function.parse(content) for name, content in functions.items()},
+        passes=tuple(repr(item) for item in graph.passes),
+        data=task.data if isinstance(task.data, str) else None,
+        epochs=task.epochs,
+        schedule_unit=task.schedule_unit,
+        aliases=artefact.aliases(task.model),
+        versions={"e2compile": __version__} | {name: version(name) for name in ("torch", "apache-tvm", "numpy")},
+        source=task.source,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _verify(graph: TrainingGraph, manifest: Manifest, place: Path, verify: bool, clock: _Clock) -> None:
+    if not verify:
+        artefact.write_json(place / "verify" / "verify.json", {"passed": None, "steps": 0, "worst": {}})
+        return
+    artefact.seal(place, manifest)
+    artefact.write_json(place / "verify" / "verify.json", verify_program(graph, Program(place)))
+    clock.done("verified")
+
+
+def _fingerprint(graph: TrainingGraph, target: Target, verify: bool) -> str:
+    """A digest of all that the built files depend on: graphs, options, target, versions, this code."""
+    task = graph.task
+    groups = [(i.name, i.group, i.options | {"lr": None, "initial_lr": None}) for i in optimizer.updated(task.model, task.optimizer)]
+    content = [
+        forward_text(graph.training),
+        forward_text(graph.evaluation),
+        repr(task.loss),
+        repr(type(task.optimizer)),
+        repr(groups),
+        repr(graph.passes),
+        repr(target),
+        str(verify),
+        *(version(name) for name in ("torch", "apache-tvm", "apache-tvm-ffi")),
+        source_digest(),
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+

@@ -1,0 +1,137 @@
+"""Functions of one element that TVM lacks or computes otherwise than ATen.
+
+TVM takes comparisons for those of a total order: it turns `x != x` into false, `not x < y` into `x >= y`,
+and compares a NaN unequal to nothing. What ATen defines for NaN is therefore written with `is_nan`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import tirx
+from tvm.ir import Expr
+
+
+# The integer as wide as a float, all its bits but the sign, and the bits of infinity.
+_FORMATS = {
+    "float32": ("int32", 0x7FFFFFFF, 0x7F800000),
+    "float64": ("int64", 0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000),
+}
+
+
+def is_float(x: Expr) -> bool:
+    return "float" in str(x.ty.dtype)
+
+
+def constant(value: Any, like: Expr) -> Expr:
+    """A Python number in an expression's type; an expression as it is."""
+    return tirx.const(value, like.ty.dtype) if isinstance(value, (bool, int, float)) else value
+
+
+def is_nan(x: Expr) -> Expr:
+    """By the bits: `x != x` is folded away, and `tirx.isnan` is wrong in vectors."""
+    bits, magnitude, infinity = _FORMATS[x.ty.dtype]
+    pattern = tirx.bitwise_and(tirx.reinterpret(bits, x), tirx.const(magnitude, bits))
+    return pattern > tirx.const(infinity, bits)
+
+
+def negation(a: Expr) -> Expr:
+    """Not `tirx.Not`, which is pushed into comparisons."""
+    return tirx.Select(a, tirx.const(False, "bool"), tirx.const(True, "bool"))
+
+
+def equal(a: Expr, b: Expr) -> Expr:
+    if a.same_as(b) and is_float(a):
+        return negation(is_nan(a))
+    return tirx.EQ(a, b)
+
+
+def unequal(a: Expr, b: Expr) -> Expr:
+    return tirx.any(tirx.NE(a, b), is_nan(a), is_nan(b)) if is_float(a) else tirx.NE(a, b)
+
+
+def greater(a: Expr, b: Expr) -> Expr:
+    """Whether a value takes the place of the greatest so far: a NaN does."""
+    return tirx.any(a > b, is_nan(a)) if is_float(a) else a > b
+
+
+def maximum(a: Expr, b: Expr) -> Expr:
+    return tirx.any(a, b) if a.ty.dtype == "bool" else tirx.Select(greater(a, b), a, b)
+
+
+def minimum(a: Expr, b: Expr) -> Expr:
+    if a.ty.dtype == "bool":
+        return tirx.all(a, b)
+    return tirx.Select(tirx.any(a < b, is_nan(a)) if is_float(a) else a < b, a, b)
+
+
+def clamp(x: Expr, min: Any = None, max: Any = None) -> Expr:
+    """Written with selects, so that a NaN passes as in ATen; the names are ATen's."""
+    if min is not None:
+        low = constant(min, x)
+        x = tirx.Select(x < low, low, x)
+    if max is not None:
+        high = constant(max, x)
+        x = tirx.Select(x > high, high, x)
+    return x
+
+
+def sign(x: Expr) -> Expr:
+    zero, one = constant(0, x), constant(1, x)
+    return tirx.Select(x > zero, one, tirx.Select(x < zero, -one, zero))
+
+
+def power(x: Expr, exponent: Any) -> Expr:
+    one = constant(1, x)
+    if isinstance(exponent, (int, float)) and exponent in (1, 2, 3):
+        return {1: x, 2: x * x, 3: x * x * x}[int(exponent)]
+    if isinstance(exponent, int) and exponent >= 0 and not is_float(x):
+        return one if exponent == 0 else x * power(x, exponent - 1)
+    roots = {0.5: tirx.sqrt(x), -0.5: one / tirx.sqrt(x), -1: one / x, -2: one / (x * x)} if is_float(x) else {}
+    if not isinstance(exponent, Expr) and exponent in roots:
+        return roots[exponent]
+    return tirx.pow(x, constant(exponent, x))
+
+
+def log1p(x: Expr) -> Expr:
+    """Kahan's: log(u) x / (u - 1) with u = 1 + x, whose rounding cancels."""
+    one = constant(1, x)
+    u = one + x
+    small = tirx.Select(tirx.EQ(u, one), x, tirx.log(u) * (x / (u - one)))
+    return tirx.Select(x > constant(1e9, x), tirx.log(x), small)
+
+
+_TANH = (
+    (4.89352455891786e-03, 6.37261928875436e-04, 1.48572235717979e-05, 5.12229709037114e-08,
+     -8.60467152213735e-11, 2.00018790482477e-13, -2.76076847742355e-16),
+    (4.89352518554385e-03, 2.26843463243900e-03, 1.18534705686654e-04, 1.19825839466702e-06),
+)  # fmt: skip
+_ERF = (
+    (-1.60960333262415e-02, -2.95459980854025e-03, -7.34990630326855e-04, -5.69250639462346e-05,
+     -2.10102402082508e-06, 2.77068142495902e-08, -2.72614225801306e-10),
+    (-1.42647390514189e-02, -7.37332916720468e-03, -1.68282697438203e-03, -2.13374055278905e-04,
+     -1.45660718464996e-05),
+)  # fmt: skip
+
+
+def tanh(x: Expr) -> Expr:
+    """In float32 Eigen's rational approximation, which unlike TVM's keeps the relative error of small values."""
+    return _rational(x, 7.90531110763549805, *_TANH) if x.ty.dtype == "float32" else tirx.tanh(x)
+
+
+def erf(x: Expr) -> Expr:
+    """Eigen's rational approximation in float32; TVM's call of C's erff is wrong in vectors."""
+    return _rational(x, 4.0, *_ERF)
+
+
+def _rational(x: Expr, bound: float, numerator: Sequence[float], denominator: Sequence[float]) -> Expr:
+    """x P(x^2) / Q(x^2) for x within +-bound."""
+    x = clamp(x, -bound, bound)
+    square = x * x
+    return x * _polynomial(square, numerator) / _polynomial(square, denominator)
+
+
+def _polynomial(x: Expr, coefficients: Sequence[float]) -> Expr:
+    result = constant(coefficients[-1], x)
+    for coefficient in reversed(coefficients[:-1]):
+        result = result * x + constant(coefficient, x)
+    return result

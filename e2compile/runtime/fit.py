@@ -1,0 +1,210 @@
+"""Training runs: scheduled steps over a data set, dropped ones neither loaded nor run, resumable to the bit."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2compile.errors import UsageError
+from e2compile.runtime import checkpoint
+from e2compile.runtime.checkpoint import Progress
+from e2compile.runtime.datasets import Dataset, Items, Source, arrays, load
+from e2compile.runtime.loader import Augment, Loader, evaluation, split_validation
+from e2compile.runtime.program import Evaluation, Program, StepResult
+
+_LOSSES = "run.losses"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run goes. `steps` overrides `epochs`; both None means the program's own epochs.
+
+    `validation` is the share of the training split held out to choose the best checkpoint by;
+    `checkpoint_every` counts scheduled steps.
+    """
+
+    epochs: int | None = None
+    steps: int | None = None
+    run: str = "default"
+    resume: bool = False
+    validation: float = 0.1
+    checkpoint_every: int = 500
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a progress display may show after a scheduled step."""
+
+    position: int
+    total: int
+    executed: int
+    result: StepResult
+    accuracy: float | None
+    seconds: float
+
+
+@dataclass
+class Results:
+    """What a run gave; `results.json` and `--json` hold these fields."""
+
+    steps_scheduled: int
+    steps_executed: int
+    loss: list[float]
+    accuracy: float | None
+    test_loss: float
+    validation_accuracy: float | None
+    seconds: float
+    images_per_second: float
+    executed: dict[str, float] = field(default_factory=dict)
+    predicted: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def resolve(data: Any, program: Program) -> Dataset:
+    """A data set from a name, a folder, arrays (x, y), a torch-style dataset, or the program's own name."""
+    data = data if data is not None else program.manifest.data
+    if data is None:
+        raise UsageError("the program names no data set: give one with --data")
+    if isinstance(data, (str, Path)):
+        return load(str(data))
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, tuple):
+        split: Source = arrays(*data)
+    else:
+        split = Items(data)
+    train, test = split_validation(split, 0.1, program.seed)
+    return Dataset("own data", 0, train, test)
+
+
+def evaluate(program: Program, split: Source, augment: Augment | None) -> Evaluation:
+    """Mean loss and accuracy over a whole split; the last partial batch is padded and masked."""
+    losses, correct, samples = 0.0, 0, 0
+    is_classification = False
+    for x, y, valid in evaluation(split, program.batch_size, augment):
+        result = program.predict((x, y))
+        losses += float(result["loss"][:valid].sum(dtype=np.float64))
+        is_classification = "correct" in result
+        correct += int(result["correct"][:valid].sum()) if is_classification else 0
+        samples += valid
+    return Evaluation(losses / samples, correct / samples if is_classification else None, samples)
+
+
+class Run:
+    """One training run of a program, written to `runs/<name>/` of its folder."""
+
+    def __init__(self, program: Program, data: Any, options: Options) -> None:
+        self.program, self.options = program, options
+        self.dataset = resolve(data, program)
+        self.augment = Augment.of(self.dataset)
+        self.train, self.validation = split_validation(self.dataset.train, options.validation, program.seed)
+        self.loader = Loader(self.train, program.batch_size, program.seed, self.augment)
+        program.steps_per_epoch = self.loader.steps_per_epoch
+        self.folder = program.folder / "runs" / options.run
+        self.losses: list[float] = []
+        self.progress = Progress(
+            program.manifest.fingerprint, 0, 0, 0.0, self.dataset.name, self.loader.steps_per_epoch, None, ()
+        )
+        self.total = self._total()
+
+    def _total(self) -> int:
+        if self.options.steps is not None:
+            return self.options.steps
+        epochs = self.options.epochs if self.options.epochs is not None else self.program.manifest.epochs
+        return epochs * self.loader.steps_per_epoch
+
+    def go(self, watch: Callable[[Event], None] | None = None) -> Results:
+        """Train to the end. An interrupt writes a checkpoint first; a checkpoint resumes to the bit."""
+        self._start()
+        self.began = time.perf_counter() - self.progress.seconds
+        try:
+            with closing(self._batches()) as batches:
+                for position in range(self.progress.position, self.total):
+                    self._step(position, batches, watch)
+        except KeyboardInterrupt:
+            self._save()
+            raise
+        self._save()
+        return self._finish()
+
+    def _start(self) -> None:
+        found = checkpoint.newest(self.folder / "checkpoints", self.progress.fingerprint) if self.options.resume else None
+        if found is None:
+            checkpoint.clear(self.folder)
+            self.program.position = 0
+            return
+        progress, state = found
+        if (progress.data, progress.steps_per_epoch) != (self.progress.data, self.progress.steps_per_epoch):
+            raise UsageError(f"the run was on {progress.data} with {progress.steps_per_epoch} steps an epoch")
+        self.losses = state.pop(_LOSSES).tolist()
+        self.program.restore(state, "the checkpoint")
+        self.program.position = progress.position
+        self.progress = progress
+
+    def _batches(self) -> Any:
+        kept = (s for s in range(self.progress.position, self.total) if self.program.keep(s))
+        return self.loader.prefetch(kept)
+
+    def _step(self, position: int, batches: Iterator[Any], watch: Callable[[Event], None] | None) -> None:
+        if self.program.keep(position):
+            loaded, batch = next(batches)
+            assert loaded == position
+            result = self.program.execute(batch)
+            self.losses.append(result.loss or 0.0)
+        else:
+            result = self.program.drop()
+        seconds = time.perf_counter() - self.began
+        done = position + 1
+        executed = self.progress.executed + result.executed
+        self.progress = replace(self.progress, position=done, executed=executed, seconds=seconds)
+        if done % self.loader.steps_per_epoch == 0 or done == self.total:
+            self._epoch()
+        if done % self.options.checkpoint_every == 0 and done != self.total:
+            self._save()
+        if watch is not None:
+            accuracy = self.progress.history[-1]["accuracy"] if self.progress.history else None
+            watch(Event(done, self.total, executed, result, accuracy, seconds))
+
+    def _epoch(self) -> None:
+        """Evaluate on the held-out part and keep the best state."""
+        score = evaluate(self.program, self.validation, self.augment)
+        row = {"step": self.progress.position, "loss": score.loss, "accuracy": score.accuracy}
+        self.progress = replace(self.progress, history=(*self.progress.history, row))
+        best = self.progress.best_accuracy
+        if score.accuracy is not None and (best is None or score.accuracy > best):
+            self.progress = replace(self.progress, best_accuracy=score.accuracy)
+            self._save_best()
+
+    def _save(self) -> None:
+        losses: NDArray[Any] = np.array(self.losses, np.float64)
+        checkpoint.save(self.folder / "checkpoints", self.progress, self.program.arrays() | {_LOSSES: losses})
+
+    def _save_best(self) -> None:
+        from safetensors.numpy import save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.program.state_dict(), self.folder / ".best")
+        os.replace(self.folder / ".best", self.folder / "best.safetensors")
+
+    def _finish(self) -> Results:
+        test = evaluate(self.program, self.dataset.test, self.augment)
+        results = Results(
+            steps_scheduled=self.progress.position,
+            steps_executed=self.progress.executed,
+            loss=self.losses,
+            accuracy=test.accuracy,
+            test_loss=test.loss,
+            validation_accuracy=self.progress.best_accuracy,
+            seconds=self.progress.seconds,
+            images_per_second=self.progress.executed * self.program.batch_size / max(self.progress.seconds, 1e-9),
+            history=list(self.progress.history),
+        )
+        (self.folder / "results.json").write_text(json.dumps(vars(results), indent=1) + "\n")
+        return results

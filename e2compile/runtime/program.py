@@ -1,0 +1,148 @@
+"""A compiled training program: load it, step it, evaluate it. Needs TVM's runtime and numpy, not torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2compile.errors import UsageError
+from e2compile.runtime import manifest as manifests
+from e2compile.runtime import state as states
+from e2compile.runtime.engine import Library
+from e2compile.runtime.manifest import Tensor
+
+LIBRARY = "program/program.so"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one scheduled step gave. A dropped step has `executed` False, no loss and no metrics."""
+
+    executed: bool
+    loss: float | None = None
+    metrics: dict[str, NDArray[Any]] = field(default_factory=dict)
+    counters: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss over `samples`, and the share of correct ones where the task is a classification."""
+
+    loss: float
+    accuracy: float | None
+    samples: int
+
+
+class Program:
+    """A Program folder in memory. `position` counts scheduled steps; state changes in place.
+
+    A Program's library is native code: load only what you would run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = manifests.read(folder)
+        manifests.check(self.manifest, folder, [LIBRARY, states.INITIAL, states.RATES])
+        self.library = Library(folder / LIBRARY)
+        self.rates = states.read(folder / states.RATES)["rates"]
+        self.steps_per_epoch = 1
+        self.position = 0
+        self.restore(states.read(folder / states.INITIAL))
+
+    @property
+    def seed(self) -> int:
+        return self.manifest.seed
+
+    @property
+    def batch_size(self) -> int:
+        return self.manifest.batch[0].shape[0]
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]], what: str = "the state") -> None:
+        """Replace all state. Names are those of `arrays()`; UsageError where something does not fit."""
+        fitted = states.fit(arrays, self.manifest.state, what)
+        self._state = {target: self.library.tensor(array) for target, array in fitted.items()}
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All state in the module's layout: parameters and buffers by their own names, the rest prefixed."""
+        return {states.name_of(t): states.from_memory(self._state[t.target].numpy(), t) for t in self.manifest.state}
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Parameters and buffers with the names and layouts of the user's module, tied names included."""
+        module = {t.target for t in self.manifest.state if t.kind in ("parameter", "buffer")}
+        own = {name: array for name, array in self.arrays().items() if name in module}
+        return own | {alias: own[name] for alias, name in self.manifest.aliases.items() if name in own}
+
+    def keep(self, step: int) -> bool:
+        """Whether a scheduled step is executed; a pure function of the program's seed and the step."""
+        if "keep" not in self.manifest.functions:
+            return True
+        return bool(self._call("keep", {"seed": self.seed, "step": step})[0].numpy())
+
+    def rate(self, step: int) -> NDArray[np.float32]:
+        """The learning rates [groups] at a scheduled step: the table, its last row held."""
+        tick = step // self.steps_per_epoch if self.manifest.schedule_unit == "epoch" else step
+        row: NDArray[np.float32] = self.rates[min(tick, len(self.rates) - 1)]
+        return row
+
+    def step(self, batch: Sequence[Any]) -> StepResult:
+        """One scheduled step: asks `keep` first, and where it says no touches neither batch nor state.
+
+        `batch` holds numpy arrays, or anything that speaks DLPack, in the shapes the program was compiled for.
+        """
+        return self.execute(batch) if self.keep(self.position) else self.drop()
+
+    def drop(self) -> StepResult:
+        """Pass over a scheduled step."""
+        self.position += 1
+        return StepResult(executed=False)
+
+    def execute(self, batch: Sequence[Any]) -> StepResult:
+        """Run the step whatever `keep` says."""
+        values: dict[str, Any] = {"seed": self.seed, "step": self.position, "rates": self.rate(self.position)}
+        results = self._call("step", values | self._batch(batch))
+        self.position += 1
+        named = list(zip(self.manifest.functions["step"].returns, results, strict=True))
+        loss = next(value for (kind, _), value in named if kind == "loss")
+        return StepResult(
+            True,
+            float(loss.numpy()),
+            {target: value.numpy() for (kind, target), value in named if kind == "metric"},
+            {target: value.numpy() for (kind, target), value in named if kind == "counter"},
+        )
+
+    def predict(self, batch: Sequence[Any]) -> dict[str, NDArray[Any]]:
+        """Evaluation mode on one batch: `loss` [N], for a classification `correct` [N], and the model's `output`."""
+        results = self._call("evaluate", {"seed": self.seed, "step": self.position} | self._batch(batch))
+        targets = (target for _, target in self.manifest.functions["evaluate"].returns)
+        return {target: value.numpy() for target, value in zip(targets, results, strict=True)}
+
+    def _call(self, name: str, values: Mapping[str, Any]) -> list[Any]:
+        arguments = [
+            self._state[t.target] if t.order is not None else self.library.tensor(np.array(values[t.target], t.dtype))
+            for t in self.manifest.functions[name].inputs
+        ]
+        return self.library.call(name, arguments)
+
+    def _batch(self, batch: Sequence[Any]) -> dict[str, NDArray[Any]]:
+        wanted = self.manifest.batch
+        if len(batch) != len(wanted):
+            raise UsageError(f"a batch of this program has {len(wanted)} tensors, not {len(batch)}")
+        return {t.target: _checked(value, t) for value, t in zip(batch, wanted, strict=True)}
+
+
+def _checked(value: Any, tensor: Tensor) -> NDArray[Any]:
+    array = value if isinstance(value, np.ndarray) else _as_array(value)
+    if array.shape != tensor.shape:
+        raise UsageError(f"tensor {tensor.target} of the batch is {list(array.shape)}, not {list(tensor.shape)}")
+    if not np.can_cast(array.dtype, tensor.dtype, "same_kind"):
+        raise UsageError(f"tensor {tensor.target} of the batch is {array.dtype}, not {tensor.dtype}")
+    return array.astype(tensor.dtype, copy=False)
+
+
+def _as_array(value: Any) -> NDArray[Any]:
+    return np.from_dlpack(value) if hasattr(value, "__dlpack__") else np.asarray(value)
+
+

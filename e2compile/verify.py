@@ -1,0 +1,318 @@
+"""Verification: eager PyTorch equals the captured graph, and the rewritten graph equals the program.
+
+Training amplifies rounding, so single steps from one state are compared, in norms, with float64: the
+captured graph must equal the eager module in float64 to rounding, and the program's error against the
+rewritten graph in float64 may be at most four times that of eager float32 in its worse memory format.
+"""
+
+import copy
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from e2compile.capture import classes, correct
+from e2compile.errors import VerificationError
+from e2compile.graph import Kind, StepGraph, entry_points
+from e2compile.pipeline import TrainingGraph
+from e2compile.runtime.program import Program
+from e2compile.runtime.state import name_of
+from e2compile.task import Task
+
+aten = torch.ops.aten
+
+Values = dict[tuple[Kind, str], Tensor]
+
+# Two eager runs of one float32 step differ by about this factor between memory formats alone.
+ROUNDING_FACTOR = 4.0
+# A tensor whose gradient is mathematically zero holds rounding noise of the others' size.
+FLOOR = 1e-6
+EPSILON32, EPSILON64 = 2.0**-23, 1e-9
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor's comparison: error, what it was held to, and the tensor's norm, all 2-norms."""
+
+    check: str
+    kind: str
+    target: str
+    error: float
+    bound: float
+    norm: float
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.error <= self.bound)
+
+
+class CounterDraws(TorchDispatchMode):
+    """Feeds eager PyTorch the draws that the captured graph makes: site by site, in order of execution."""
+
+    def __init__(self, seed: int, step: int) -> None:
+        super().__init__()
+        self.seed, self.step, self.site = torch.tensor(seed), torch.tensor(step), 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **kwargs)
+        self.site += 1
+        shape = args[0] if func is aten.rand.default else args[0].shape
+        draw = torch.ops.e2.uniform(self.seed, self.step, self.site, list(shape))
+        if func in (aten.rand.default, aten.rand_like.default):
+            return draw
+        like: Tensor = args[0]
+        chance = args[1] if len(args) > 1 else like
+        ones = (draw < chance).to(like.dtype)
+        return like.copy_(ones) if func is aten.bernoulli_.float else ones
+
+
+def eager_step(task: Task, dtype: torch.dtype, layout: torch.memory_format, rates: Any, seed: int, step: int) -> Values:
+    """One step of the user's own modules and optimizer on copies, with the graph's draws."""
+    model, loss, optimizer = _copies(task, dtype, layout)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = float(rate)
+    batch = [_cast(t, dtype, layout) for t in task.batch]
+    model.train()
+    optimizer.zero_grad()
+    with CounterDraws(seed, step):
+        output = model(*batch[:-1])
+        value = loss(output, batch[-1])
+    value.backward()
+    optimizer.step()
+    result: Values = {(Kind.LOSS, "loss"): value.detach()}
+    for _ in classes(output, batch[-1]):
+        result[Kind.METRIC, "correct"] = correct(output.detach(), batch[-1]).sum()
+    for name, parameter in model.named_parameters():
+        result[Kind.PARAMETER, name] = parameter.detach()
+        for key, state in optimizer.state.get(parameter, {}).items():
+            if isinstance(state, Tensor):
+                result[Kind.OPTIMIZER, f"{name}.{key}"] = state
+    result |= {(Kind.BUFFER, name): buffer for name, buffer in model.named_buffers()}
+    return result
+
+
+def _copies(task: Task, dtype: torch.dtype, layout: torch.memory_format) -> tuple[nn.Module, Any, torch.optim.Optimizer]:
+    model, loss, optimizer = copy.deepcopy((task.model, task.loss, task.optimizer))
+    model.to(dtype=dtype, memory_format=layout)
+    if isinstance(loss, nn.Module):
+        loss.to(dtype)
+    for state in optimizer.state.values():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and key != "step":
+                state[key] = value.to(dtype)
+    return model, loss, optimizer
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:
+    tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    return tensor.to(memory_format=layout) if tensor.dim() == 4 else tensor
+
+
+def graph_step(graph: StepGraph, program: Program, batch: Any, rates: Any, step: int, dtype: torch.dtype) -> Values:
+    """One step of a graph in PyTorch, from the program's state."""
+    state = {target: value for (_, target), value in state_of(program).items()}
+    values: dict[Kind, Any] = {
+        Kind.SEED: torch.tensor(program.seed),
+        Kind.STEP: torch.tensor(step),
+        Kind.RATE: torch.from_numpy(np.array(rates)),
+    }
+    arguments = []
+    for slot in graph.inputs:
+        plain = state[slot.target] if slot.kind.is_state else values.get(slot.kind)
+        value = batch[int(slot.target)] if slot.kind is Kind.DATA else plain
+        arguments.append(value.to(dtype) if value.is_floating_point() else value)
+    with torch.no_grad():
+        results = graph.module(*arguments)
+    return {(slot.kind, slot.target): value for slot, value in zip(graph.outputs, results, strict=True)}
+
+
+def program_step(program: Program, batch: Any) -> Values:
+    """One executed step of a program."""
+    result = program.execute(tuple(t.numpy() for t in batch))
+    values: Values = {(Kind.LOSS, "loss"): torch.tensor(result.loss)}
+    values |= {(Kind.METRIC, name): torch.from_numpy(np.array(v)) for name, v in result.metrics.items()}
+    values |= {(Kind.COUNTER, name): torch.from_numpy(np.array(v)) for name, v in result.counters.items()}
+    return values | state_of(program)
+
+
+def _norm(tensor: Tensor) -> float:
+    return float(tensor.double().norm())
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    return _norm(a.double() - b.double())
+
+
+def _exact(check: str, key: tuple[Kind, str], value: Tensor, reference: Tensor) -> Row:
+    """Integers and flags have no rounding."""
+    return Row(check, key[0].value, key[1], _distance(value, reference), 0.0, _norm(reference))
+
+
+def _moved(old: Values, new: Values) -> dict[Kind, float]:
+    """How far each kind of state moved in the step, as one norm over all its tensors."""
+    squares: dict[Kind, float] = {}
+    for key, value in new.items():
+        if value.is_floating_point():
+            squares[key[0]] = squares.get(key[0], 0.0) + _distance(value, old.get(key, torch.zeros_like(value))) ** 2
+    return {kind: total**0.5 for kind, total in squares.items()}
+
+
+def compare(check: str, values: Values, reference: Values, yardsticks: list[Values], old: Values) -> Iterator[Row]:
+    """Hold each value to four times the worst yardstick's error against the reference."""
+    moved = _moved(old, reference)
+    for key, expected in reference.items():
+        if key not in values:
+            continue
+        if key[0] is Kind.METRIC and not expected.is_floating_point():
+            flips = Row(check, key[0].value, key[1], _distance(values[key], expected), 1.0, _norm(expected))
+            yield flips  # two nearly equal outputs may change places in float32
+            continue
+        if not expected.is_floating_point():
+            yield _exact(check, key, values[key], expected)
+            continue
+        worst = max((_distance(y[key], expected) for y in yardsticks if key in y), default=0.0)
+        floor = FLOOR * moved[key[0]] + EPSILON32 * _norm(expected)
+        yield Row(check, key[0].value, key[1], _distance(values[key], expected), ROUNDING_FACTOR * worst + floor, _norm(expected))
+
+
+def compare_exactly(check: str, values: Values, reference: Values, old: Values) -> Iterator[Row]:
+    """Hold float64 against float64: rounding only."""
+    moved = _moved(old, reference)
+    for key, expected in reference.items():
+        if key not in values:
+            yield Row(check, key[0].value, key[1], float("inf"), 0.0, _norm(expected))
+        elif not expected.is_floating_point():
+            yield _exact(check, key, values[key], expected)
+        else:
+            bound = EPSILON64 * (moved[key[0]] + _norm(expected))
+            yield Row(check, key[0].value, key[1], _distance(values[key], expected), bound, _norm(expected))
+
+
+def verify_program(graph: TrainingGraph, program: Program) -> dict[str, Any]:
+    """Run every check and return what `verify.json` holds; the program's state is spent.
+
+    Raises VerificationError that names the worst tensor where a check fails.
+    """
+    began = time.perf_counter()
+    rows = list(_checks(graph, program))
+    failed = [row for row in rows if not row.passed]
+    report = {
+        "passed": not failed,
+        "steps": 2 if "keep" in program.manifest.functions else 1,
+        "seconds": time.perf_counter() - began,
+        "worst": _worst(rows),
+        "tensors": len(rows),
+    }
+    if failed:
+        row = max(failed, key=lambda r: r.error / max(r.bound, 1e-300))
+        raise VerificationError(
+            f"{row.check}: {row.kind} {row.target} is off by {row.error:.3g}, allowed is {row.bound:.3g} "
+            f"({len(failed)} of {len(rows)} tensors fail)"
+        )
+    return report
+
+
+def _checks(graph: TrainingGraph, program: Program) -> Iterator[Row]:
+    task, step = graph.task, _kept(program)
+    rates = program.rate(step)
+    program.position = step
+    old = state_of(program)
+    eager64 = eager_step(task, torch.float64, torch.contiguous_format, rates, program.seed, step)
+    captured = next(s.graph for s in graph.stages if s.name == "differentiated")
+    assert isinstance(captured, StepGraph)
+    plain64 = graph_step(captured, program, task.batch, rates, step, torch.float64)
+    yield from compare_exactly("captured graph = eager", plain64, _known(eager64, captured), old)
+    yardsticks = [
+        eager_step(task, torch.float32, layout, rates, program.seed, step)
+        for layout in (torch.contiguous_format, torch.channels_last)
+    ]
+    rewritten = graph_step(graph.step, program, task.batch, rates, step, torch.float64)
+    yield from _evaluation(graph, program, yardsticks_of=task)
+    yield from compare("program = rewritten graph", program_step(program, task.batch), rewritten, yardsticks, old)
+    yield from _dropped(graph, program)
+
+
+def state_of(program: Program) -> Values:
+    """A program's state as tensors in the module's layout."""
+    arrays = program.arrays()
+    return {(Kind(t.kind), t.target): torch.from_numpy(arrays[name_of(t)]) for t in program.manifest.state}
+
+
+def _known(values: Values, graph: StepGraph) -> Values:
+    """The eager values that the graph gives: it holds no state that no step changes."""
+    given = {(slot.kind, slot.target) for slot in graph.outputs}
+    return {key: value for key, value in values.items() if key in given}
+
+
+def _kept(program: Program) -> int:
+    return next(step for step in range(10**6) if program.keep(step))
+
+
+def _dropped(graph: TrainingGraph, program: Program) -> Iterator[Row]:
+    """`keep` agrees with the graph's guard, and a dropped step leaves all as it was."""
+    guard = entry_points(graph.step).keep
+    if guard is None:
+        return
+    steps = range(64)
+    expected = [bool(guard.module(torch.tensor(program.seed), torch.tensor(s))[0]) for s in steps]
+    differing = sum(program.keep(s) != e for s, e in zip(steps, expected, strict=True))
+    yield Row("keep", Kind.KEEP.value, "decisions", float(differing), 0.0, float(sum(expected)))
+    program.position = next(step for step in range(10**6) if not program.keep(step))
+    before = state_of(program)
+    program.step(tuple(t.numpy() for t in graph.task.batch))
+    after = state_of(program)
+    for key, value in before.items():
+        yield Row("dropped step", key[0].value, key[1], _distance(after[key], value), 0.0, _norm(value))
+
+
+def _evaluation(graph: TrainingGraph, program: Program, yardsticks_of: Task) -> Iterator[Row]:
+    """The evaluation entry point against eager evaluation in float64."""
+    task = yardsticks_of
+    runs = [
+        _eager_evaluation(task, dtype, layout)
+        for dtype, layout in (
+            (torch.float64, torch.contiguous_format),
+            (torch.float32, torch.contiguous_format),
+            (torch.float32, torch.channels_last),
+        )
+    ]
+    if any(item.level.value == "forward" for item in graph.passes):
+        runs[0] = graph_step(graph.evaluation_step, program, task.batch, program.rate(0), 0, torch.float64)
+    result = program.predict(tuple(t.numpy() for t in task.batch))
+    values = {(Kind.METRIC, name): torch.from_numpy(value) for name, value in result.items()}
+    yield from compare("evaluation", values, {k: v for k, v in runs[0].items() if k in values}, runs[1:], {})
+
+
+def _eager_evaluation(task: Task, dtype: torch.dtype, layout: torch.memory_format) -> Values:
+    model, loss, _ = _copies(task, dtype, layout)
+    model.eval()
+    batch = [_cast(t, dtype, layout) for t in task.batch]
+    with torch.no_grad():
+        output = model(*batch[:-1])
+        losses = torch.stack([loss(o[None], t[None]) for o, t in zip(output, batch[-1], strict=True)])
+    return {(Kind.METRIC, "loss"): losses, (Kind.METRIC, "output"): output}
+
+
+def _worst(rows: list[Row]) -> dict[str, dict[str, float | str]]:
+    """For each check and kind of output the tensor closest to its bound."""
+    worst: dict[str, Row] = {}
+    for row in rows:
+        key = f"{row.check}, {row.kind}"
+        if key not in worst or _ratio(row) > _ratio(worst[key]):
+            worst[key] = row
+    return {
+        key: {"target": row.target, "error": row.error, "bound": row.bound, "norm": row.norm}
+        for key, row in worst.items()
+    }
+
+
+def _ratio(row: Row) -> float:
+    return row.error / row.bound if row.bound else float(row.error > 0)
+

@@ -1,0 +1,390 @@
+"""Every operator with a lowering computes what ATen computes, special values and corner shapes included."""
+
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+from e2compile.lower.kinds import OPERATORS
+from e2compile.ops import UNIFORM
+from tests.lower.compiling import Case, assert_same, called, results
+
+aten = torch.ops.aten
+
+SPECIAL = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0, -1.0, 0.5, -2.0, 2.5, 1e-30, -3e30])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A call's arguments. `rtol` is wider only where its comment says why."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    rtol: float = 1e-5
+    atol: float = 1e-6
+
+
+def call(*args: Any, rtol: float = 1e-5, atol: float = 1e-6, **kwargs: Any) -> Sample:
+    return Sample(args, kwargs, rtol, atol)
+
+
+_random = torch.Generator().manual_seed(0)
+
+
+def floats(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=_random, dtype=dtype)
+
+
+def doubles(*shape: int) -> Tensor:
+    return floats(*shape, dtype=torch.float64)
+
+
+def integers(*shape: int, low: int = -9, high: int = 10) -> Tensor:
+    return torch.randint(low, high, shape, generator=_random)
+
+
+def booleans(*shape: int) -> Tensor:
+    return integers(*shape) > 0
+
+
+# Shapes and broadcasting are the same code for every operator: all of it is tried with a few.
+def shapes() -> list[Sample]:
+    return [call(floats(*shape)) for shape in [(2, 5, 3, 4), (1, 3, 1, 1), (5, 7), ()]]
+
+
+def broadcasts() -> list[Sample]:
+    pairs = [((2, 5, 3, 4), (2, 5, 3, 4)), ((5, 7), (5, 7)), ((), ())]
+    pairs += [((5, 1, 1), (2, 5, 3, 4)), ((2, 5, 3, 4), ()), ((6, 1), (1, 7)), ((1, 3, 1, 1), (3, 1, 1))]
+    return [call(floats(*a), floats(*b)) for a, b in pairs]
+
+
+def unary() -> list[Sample]:
+    return [call(floats(37)), call(SPECIAL), call(doubles(3, 5))]
+
+
+def positive() -> list[Sample]:
+    return [call(floats(37).abs() + 0.1), call(SPECIAL), call(doubles(3, 5).abs() + 0.1)]
+
+
+def binary() -> list[Sample]:
+    samples = [call(floats(2, 5, 3, 4), floats(5, 1, 1)), call(floats(37), floats(37))]
+    samples.append(call(SPECIAL[:, None].contiguous(), SPECIAL))
+    return [*samples, call(floats(4, 3), doubles(3)), call(floats(4, 3), integers(4, 3, low=1))]
+
+
+def scalar(*values: float) -> list[Sample]:
+    return [call(SPECIAL, values[0]), call(doubles(7), values[0]), *(call(floats(37), value) for value in values)]
+
+
+def whole() -> list[Sample]:
+    return [call(integers(3, 5), integers(3, 5, low=1)), call(integers(2, 1, 3), integers(4, 1, low=1))]
+
+
+def compared() -> list[Sample]:
+    return [*binary(), *whole(), call(booleans(5, 3), booleans(3)), call(integers(9), floats(9))]
+
+
+def compared_scalar() -> list[Sample]:
+    return [*scalar(0.5, 0), call(integers(40), 3), call(integers(40), 2.5), call(booleans(8), 1)]
+
+
+def logical() -> list[Sample]:
+    return [call(booleans(37), booleans(37)), call(booleans(4, 1), booleans(3)), call(booleans(), booleans())]
+
+
+def bits() -> list[Sample]:
+    return [*logical(), call(integers(4, 5), integers(5))]
+
+
+def reduced(*options: Any, atol: float = 1e-6) -> list[Sample]:
+    return [call(floats(*shape), *rest, atol=atol) for shape, *rest in options]
+
+
+ALL_DIMS = [
+    ((2, 5, 3, 4), [0, 2, 3]),
+    ((2, 5, 3, 4), [0, 2, 3], True),
+    ((2, 5, 3, 4), [1]),
+    ((2, 5, 3, 4), [-1, -2]),
+    ((2, 5, 3, 4), [0, 1, 2, 3]),
+    ((1, 5, 1, 4), [0, 2], True),
+    ((33, 17), [0]),
+    ((33, 17), [1], True),
+    ((70,), [0]),
+    ((8, 24, 16, 16), [0, 2, 3]),
+    ((4, 3, 100, 70), [2]),
+    ((300, 130), [0]),
+    ((20011,), [0]),
+]
+
+SAMPLES: dict[Any, list[Sample]] = {
+    # Views.
+    aten.view.default: [
+        call(floats(2, 6, 3, 4), [2, 2, 3, 3, 4]),
+        call(floats(2, 6, 3, 4), [2, 72]),
+        call(floats(6, 4), [4, 6]),
+        call(floats(1, 5, 1), [5]),
+        call(floats(1), []),
+        call(integers(12), [3, 4]),
+    ],
+    aten._unsafe_view.default: [call(floats(2, 6, 3, 4), [12, 12])],
+    aten.view_copy.default: [call(floats(2, 6, 3, 4), [12, 12])],
+    aten.reshape.default: [call(floats(2, 6, 3, 4), [6, -1])],
+    aten.unsqueeze.default: [call(floats(5, 3), 0), call(floats(5, 3), -1), call(floats(), 0)],
+    aten.squeeze.default: [call(floats(2, 1, 3, 1))],
+    aten.squeeze.dim: [call(floats(2, 1, 3, 1), 1), call(floats(2, 1, 3, 1), 2)],
+    aten.squeeze.dims: [call(floats(2, 1, 3, 1), [1, 3])],
+    aten.expand.default: [
+        call(floats(5, 1, 1), [2, 5, 3, 4]),
+        call(floats(5, 1), [-1, 3]),
+        call(floats(), [4]),
+        call(booleans(1, 3), [2, 3]),
+    ],
+    aten.permute.default: [
+        call(floats(2, 5, 3, 4), [0, 2, 3, 1]),
+        call(floats(2, 5, 3, 4), [3, 1, 0, 2]),
+        call(floats(2, 1, 4), [-1, 0, 1]),
+    ],
+    aten.t.default: [call(floats(5, 3)), call(floats(5)), call(floats(1, 4))],
+    aten.transpose.int: [call(floats(2, 5, 3, 4), 1, -1), call(floats(5, 3), 0, 1)],
+    aten.select.int: [call(floats(2, 5, 3, 4), 1, 3), call(floats(5, 3), -1, -2), call(floats(5), 0, 4)],
+    aten.slice.Tensor: [
+        call(floats(2, 5, 3, 4), 1, 1, 4),
+        call(floats(2, 5, 3, 4), 3, -3, -1),
+        call(floats(11, 3), 0, 1, 9223372036854775807, 3),
+        call(floats(2, 5), -1, None, 2),
+        call(floats(7)),
+        call(floats(5, 4), 0, 2, 3),
+    ],
+    # Constants.
+    aten.full.default: [
+        call([2, 3], 1.5),
+        call([2, 3, 4, 5], 2.5),
+        call([3], True, dtype=torch.bool),
+        call([], 7, dtype=torch.int64),
+        call([3], float("-inf")),
+    ],
+    aten.full_like.default: [call(floats(2, 3), 1.5), call(floats(3), 2, dtype=torch.int64)],
+    aten.scalar_tensor.default: [call(2.5), call(3, dtype=torch.int64)],
+    # Reductions. Sums of up to 20011 standard normals: their own rounding in ATen is 1e-6 of the largest partial sum.
+    aten.sum.dim_IntList: [
+        *reduced(*ALL_DIMS, ((2, 5, 3, 4), None), ((), []), ((1, 3, 1), [0]), atol=2e-5),
+        call(doubles(33, 5), [0]),
+        call(integers(33, 5), [1]),
+        call(booleans(33, 5), [1]),
+        call(floats(40), [0], dtype=torch.float64),
+        call(SPECIAL[:3], [0]),
+    ],
+    aten.mean.dim: reduced(*ALL_DIMS, ((1, 3, 1), [0])),
+    aten.amax.default: [
+        *reduced(*ALL_DIMS, ((4, 3),), ((1, 3, 1), [0])),
+        call(SPECIAL, [0]),
+        call(torch.stack([SPECIAL, SPECIAL.flip(0), SPECIAL.roll(5)]), [0]),
+        call(torch.stack([SPECIAL, SPECIAL.flip(0), SPECIAL.roll(5)]), [1]),
+        call(torch.full((4, 3), -float("inf")), [0]),
+        call(integers(30, 7), [0]),
+        call(booleans(6, 3), [1]),
+    ],
+    aten.amin.default: [
+        *reduced(*ALL_DIMS, ((4, 3),)),
+        call(SPECIAL, [0]),
+        call(torch.stack([SPECIAL, SPECIAL.flip(0), SPECIAL.roll(5)]), [0]),
+        call(torch.full((4, 3), float("inf")), [1]),
+        call(integers(30, 7), [0]),
+    ],
+    aten.argmax.default: [
+        *reduced(((6, 10), 1), ((6, 10), 0), ((6, 10), -1, True), ((2, 5, 3, 4), 1), ((37,), 0), ((200, 100), 1)),
+        *reduced(((37,),), ((1, 9, 1),)),
+        call(torch.stack([SPECIAL, SPECIAL.flip(0), SPECIAL.roll(5)]), 1),
+        call(torch.full((4, 3), -float("inf")), 1),
+        call(torch.ones(5, 8), 1),
+        call(integers(30, 7), 1),
+    ],
+    aten.var_mean.correction: [
+        *(
+            call(floats(*shape) + 10, [0, 2, 3], correction=0, keepdim=True)
+            for shape in [(2, 5, 3, 4), (2, 3, 1, 1), (8, 24, 16, 16), (4, 1, 5, 5)]
+        ),
+        call(floats(33, 17), [0], correction=1),
+        call(floats(33, 17), [1]),
+        call(floats(33), None, correction=0.5),
+        call(doubles(33, 17), [1], correction=0),
+    ],
+    # Contractions: sums of up to 500 products, which rounds at 1e-6 of sums of their magnitudes.
+    aten.convolution.default: [
+        call(floats(2, 5, 7, 6), floats(3, 5, 3, 3), floats(3), [1, 1], [1, 1], [1, 1], False, [0, 0], 1, atol=2e-5),
+        call(floats(2, 6, 7, 6), floats(9, 2, 3, 3), None, [2, 2], [0, 1], [1, 1], False, [0, 0], 3, atol=2e-5),
+        call(floats(1, 4, 5, 5), floats(4, 1, 3, 3), floats(4), [1, 1], [2, 2], [2, 2], False, [0, 0], 4, atol=2e-5),
+        call(floats(1, 1, 5, 5), floats(1, 1, 1, 1), None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, atol=2e-5),
+    ],
+    aten.convolution_backward.default: [
+        call(
+            floats(2, 4, 5, 3), floats(2, 5, 7, 5), floats(4, 5, 3, 3), None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1,
+            [first, not first, False], atol=5e-5,
+        )
+        for first in (True, False)
+    ],
+    aten.mm.default: [
+        call(floats(5, 7), floats(7, 3), atol=2e-5),
+        call(floats(1, 7), floats(7, 3), atol=2e-5),
+        call(floats(5, 1), floats(1, 3)),
+        call(floats(33, 64), floats(64, 10), atol=2e-5),
+        call(floats(4, 7), floats(7, 1), atol=2e-5),
+    ],
+    # Poolings.
+    aten.avg_pool2d.default: [
+        call(floats(2, 5, 8, 6), [2, 2]),
+        call(floats(2, 5, 7, 6), [3, 2], [2, 1], [1, 1], False, True),
+        call(floats(2, 5, 7, 6), [3, 3], [2, 2], [1, 1], False, False),
+        call(floats(2, 5, 7, 6), [3, 3], [2, 2], [1, 1], True, False),
+        call(floats(2, 5, 7, 6), [3, 3], [2, 2], [1, 1], True, True),
+        call(floats(1, 16, 4, 4), [2, 2], [2, 2], [0, 0], False, True, 3),
+    ],
+    aten.avg_pool2d_backward.default: [
+        call(floats(2, 5, 4, 3), floats(2, 5, 8, 6), [2, 2], [2, 2], [0, 0], False, True, None),
+        call(floats(2, 5, 4, 3), floats(2, 5, 7, 6), [3, 3], [2, 2], [1, 1], False, False, None),
+        call(floats(2, 5, 4, 4), floats(2, 5, 7, 6), [3, 3], [2, 2], [1, 1], True, True, None),
+        call(floats(1, 16, 2, 2), floats(1, 16, 4, 4), [2, 2], [2, 2], [0, 0], False, True, 3),
+    ],
+    aten.max_pool2d_with_indices.default: [
+        call(floats(2, 5, 8, 6), [2, 2]),
+        call(floats(2, 5, 7, 6), [3, 3], [2, 2], [1, 1]),
+        call(floats(2, 5, 7, 9), [2, 2], [2, 3], [0, 1], [1, 2]),
+        call(floats(2, 5, 7, 6), [3, 3], [2, 2], [1, 1], [1, 1], True),
+        call(torch.full((1, 3, 4, 4), -float("inf")), [2, 2]),
+        call(SPECIAL.repeat(4).reshape(1, 3, 4, 4), [2, 2], [1, 1]),
+        call(torch.ones(1, 16, 4, 4), [2, 2]),
+    ],
+    aten.max_pool2d_with_indices_backward.default: [
+        call(
+            floats(2, 5, 4, 3), floats(2, 5, 7, 6), [3, 3], [2, 2], [1, 1], [1, 1], False,
+            aten.max_pool2d_with_indices(floats(2, 5, 7, 6), [3, 3], [2, 2], [1, 1])[1],
+        ),
+        call(
+            floats(1, 16, 2, 2), floats(1, 16, 4, 4), [2, 2], [2, 2], [0, 0], [1, 1], False,
+            aten.max_pool2d_with_indices(floats(1, 16, 4, 4), [2, 2])[1],
+        ),
+    ],
+    aten._adaptive_avg_pool2d.default: [call(floats(2, 5, 8, 6), [1, 1]), call(floats(2, 5, 8, 6), [4, 2])],
+    aten._adaptive_avg_pool2d_backward.default: [
+        call(floats(2, 5, 1, 1), floats(2, 5, 8, 6)),
+        call(floats(2, 5, 4, 2), floats(2, 5, 8, 6)),
+    ],
+    # Arithmetic.
+    aten.add.Tensor: [
+        *binary(), *broadcasts(), *whole(), call(floats(5, 3), floats(5, 3), alpha=2.5), call(integers(5), integers(5), alpha=3),
+        call(booleans(9), booleans(9)), call(booleans(9), integers(9)),
+    ],
+    aten.add.Scalar: [*scalar(0.5), call(integers(5), 2), call(floats(5), 2, 0.5)],
+    aten.sub.Tensor: [*binary(), *whole(), call(floats(5, 3), floats(5, 3), alpha=2.5)],
+    aten.sub.Scalar: [*scalar(0.5), call(integers(5), 2), call(floats(5), 2, 0.5)],
+    aten.rsub.Scalar: [*scalar(0.5), call(integers(5), 2), call(floats(5), 2, 0.5)],
+    aten.mul.Tensor: [*binary(), *whole(), call(booleans(9), floats(9)), call(booleans(9), booleans(9))],
+    aten.mul.Scalar: [*scalar(0.5), call(integers(5), 2), call(integers(5), 2.5), call(booleans(5), 2.0)],
+    aten.div.Tensor: [*binary(), *whole()],
+    aten.div.Scalar: [*scalar(0.3), call(integers(5), 2)],
+    aten.neg.default: [*unary(), call(integers(5, 3))],
+    aten.abs.default: [*unary(), call(integers(5, 3))],
+    aten.sign.default: [*unary(), call(integers(5, 3))],
+    aten.reciprocal.default: [*unary(), call(integers(5, low=1))],
+    aten.sqrt.default: [*positive(), call(integers(5, low=1))],
+    aten.rsqrt.default: positive(),
+    aten.exp.default: [*unary(), call(torch.linspace(-110, 95, 400)), call(integers(5))],
+    aten.log.default: [*positive(), call(torch.logspace(-38, 38, 400))],
+    aten.log1p.default: [*positive(), call(torch.logspace(-30, 30, 400)), call(-torch.logspace(-30, -0.1, 99))],
+    aten.sin.default: unary(),
+    aten.cos.default: unary(),
+    aten.tanh.default: [*unary(), call(torch.linspace(-12, 12, 400)), call(torch.logspace(-20, 0, 99), atol=0)],
+    aten.erf.default: [*unary()[:-1], call(torch.linspace(-5, 5, 400)), call(torch.logspace(-20, 0, 99), atol=0)],
+    aten.sigmoid.default: [*unary(), call(torch.linspace(-100, 100, 400))],
+    aten.relu.default: [*unary(), *shapes(), call(integers(9))],
+    aten.clamp.default: [
+        call(floats(2, 5, 3, 4), -0.5, 0.5), call(floats(2, 5, 3, 4), 0.0, 6.0), call(floats(9), None, 0.5),
+        call(floats(9), 0.5), call(SPECIAL, -1, 1), call(floats(9), 1.0, -1.0), call(integers(40), -3, 3),
+    ],
+    aten.clamp_min.default: [*scalar(0.5, 0), call(integers(9), 2)],
+    aten.clamp_max.default: [*scalar(0.5, 0), call(integers(9), 2)],
+    aten.maximum.default: [*binary(), *whole()],
+    aten.minimum.default: [*binary(), *whole()],
+    aten.pow.Tensor_Scalar: [
+        *scalar(2, 3, 0.5), *(call(floats(40).abs() + 0.1, e) for e in (1.5, -0.5, -1, -2, 0, 1, 4, 2.0)),
+        *(call(SPECIAL, e) for e in (3, 0.5, -1, 0, 1.5, -0.5)), call(integers(40), 2), call(integers(40), 3),
+    ],
+    aten.pow.Tensor_Tensor: [call(floats(5, 7).abs(), floats(5, 7)), call(floats(5, 7).abs(), floats(5, 1))],
+    aten.floor.default: unary(),
+    aten.ceil.default: unary(),
+    aten.bitwise_and.Tensor: bits(),
+    aten.bitwise_or.Tensor: bits(),
+    aten.logical_and.default: [*logical(), call(floats(9), SPECIAL[:9]), call(integers(9), booleans(9))],
+    aten.logical_or.default: [*logical(), call(floats(9), SPECIAL[:9])],
+    aten.logical_not.default: [call(booleans(5, 3)), call(SPECIAL), call(integers(9))],
+    aten.bitwise_not.default: [call(booleans(5, 3)), call(integers(9))],
+    **{getattr(aten, name).Tensor: compared() for name in ("eq", "ne", "lt", "le", "gt", "ge")},
+    **{getattr(aten, name).Scalar: compared_scalar() for name in ("eq", "ne", "lt", "le", "gt", "ge")},
+    # The rest.
+    aten.where.self: [
+        call(booleans(2, 5, 3, 4), floats(2, 5, 3, 4), floats(2, 5, 3, 4)),
+        call(booleans(2, 1, 3, 4), floats(5, 1, 1), floats()),
+        call(booleans(12), SPECIAL, floats(12)),
+        call(booleans(12), integers(12), floats(12)),
+        call(booleans(12), booleans(12), booleans(12)),
+    ],
+    aten._to_copy.default: [
+        call(source, dtype=dtype)
+        for source in (floats(5, 7) * 9, SPECIAL, integers(5, 7), booleans(5, 7), doubles(2, 5, 3, 4))
+        for dtype in (torch.float32, torch.float64, torch.int64, torch.int32, torch.bool)
+    ],
+    aten.gather.default: [
+        call(floats(6, 10), 1, integers(6, 1, low=0)),
+        call(floats(6, 10), -1, integers(6, 4, low=0)),
+        call(floats(10, 6), 0, integers(3, 4, low=0)),
+        call(floats(2, 10, 3, 4), 1, integers(2, 1, 3, 4, low=0)),
+        call(floats(1, 10), 1, integers(1, 1, low=0)),
+        call(floats(10), 0, integers(5, low=0)),
+    ],
+    aten.scatter.value: [
+        call(floats(6, 10), 1, integers(6, 1, low=0), 1.5),
+        call(torch.zeros(6, 10), -1, integers(6, 1, low=0), -1),
+        call(floats(10), 0, integers(1, low=0), 2.0),
+    ],
+    UNIFORM: [
+        call(torch.tensor(7), torch.tensor(3), 1, [2, 5, 3, 4]),
+        call(torch.tensor(-(2**40)), torch.tensor(2**35 + 1), 2, [37]),
+        call(torch.tensor(1), torch.tensor(0), 0, []),
+    ],
+}
+
+IMPLICIT = {operator.getitem}  # every call with several results
+
+
+def test_every_operator_has_a_sample() -> None:
+    assert set(SAMPLES) == set(OPERATORS) - IMPLICIT
+
+
+def named_samples() -> Iterator[tuple[str, Any, Sample]]:
+    for target, samples in SAMPLES.items():
+        for i, sample in enumerate(samples):
+            yield f"{str(target).replace('.', '_')}_{i}", target, sample
+
+
+@pytest.fixture(scope="module")
+def cases() -> dict[str, Case]:
+    return {name: called(target, sample.args, sample.kwargs) for name, target, sample in named_samples()}
+
+
+@pytest.fixture(scope="module")
+def computed(cases: dict[str, Case]) -> dict[str, list[Tensor]]:
+    return results(cases)
+
+
+@pytest.mark.parametrize("target", SAMPLES, ids=str)
+def test_computes_what_aten_computes(
+    target: OpOverload, cases: dict[str, Case], computed: dict[str, list[Tensor]]
+) -> None:
+    for name, other, sample in named_samples():
+        if other is target:
+            assert_same(computed[name], cases[name].expected(), sample.rtol, sample.atol)
