@@ -14,7 +14,7 @@ from torch._functorch.compile_utils import fx_graph_cse
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from e2compile import optimizer
-from e2compile.capture import ForwardGraph, classes, correct
+from e2compile.forward import ForwardGraph, classes, correct
 from e2compile.errors import CompileError
 from e2compile.graph import Kind, Slot, StepGraph, insert, targets, where
 from e2compile.task import Task
@@ -40,7 +40,8 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
             aten.nll_loss_backward,
         ]
     )
-    return dict(core_aten_decompositions().items()) | extra | {aten.addmm.default: _addmm}
+    own = {aten.addmm.default: _addmm, aten.var.correction: _variance}
+    return dict(core_aten_decompositions().items()) | extra | own
 
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
@@ -48,6 +49,10 @@ def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float 
     product = torch.mm(a, b)
     product = product if alpha == 1 else alpha * product
     return product + (bias if beta == 1 else beta * bias)
+
+
+def _variance(x: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False) -> Tensor:
+    return torch.var_mean(x, dim, correction=correction, keepdim=keepdim)[0]
 
 
 def differentiate(forward: ForwardGraph, task: Task) -> StepGraph:

@@ -219,29 +219,22 @@ def live_first(nodes: Sequence[fx.Node]) -> set[fx.Node]:
     return seen
 
 
-def guarded(
-    graph: fx.Graph,
-    condition: fx.Node,
-    taken: fx.GraphModule,
-    other: fx.GraphModule,
-    operands: Sequence[fx.Node],
-    values: Sequence[Any],
-) -> fx.GraphModule:
-    """`graph` closed with a conditional as its results: the branches `execute` and `skip` on one set of operands.
+def conditional(
+    graph: fx.Graph, condition: fx.Node, operands: Sequence[fx.Node], values: Sequence[Any]
+) -> list[fx.Node]:
+    """The results of the submodule `execute` where the condition holds, of `skip` where not, on one set of operands.
 
     `values` are fake tensors, one for each result.
     """
-    branches = {"execute": taken, "skip": other}
-    nodes = [graph.create_node("get_attr", name) for name in branches]
-    call = graph.call_function(torch.ops.higher_order.cond, (condition, *nodes, tuple(operands)))
+    branches = [graph.create_node("get_attr", name) for name in ("execute", "skip")]
+    call = graph.call_function(torch.ops.higher_order.cond, (condition, *branches, tuple(operands)))
     call.meta = {"val": tuple(values), "phase": "forward", "where": "", "module": ""}
     items = []
     for i, value in enumerate(values):
         item = graph.call_function(operator.getitem, (call, i))
         item.meta = {"val": value, "phase": "forward", "where": "", "module": ""}
         items.append(item)
-    graph.output(items)
-    return fx.GraphModule(branches, graph)
+    return items
 
 
 @dataclass(frozen=True)
@@ -253,15 +246,16 @@ class EntryPoints:
 
 
 def entry_points(graph: StepGraph) -> EntryPoints:
-    """The unconditional step and its guard, where a conditional covers the whole step."""
-    conditionals = graph.graph.find_nodes(op="call_function", target=torch.ops.higher_order.cond)
-    roots = [n for n in conditionals if all(r.args and r.args[0] is n for r in graph.results)]
-    if not roots:
-        return EntryPoints(graph, None)
-    condition, taken, _, operands = roots[0].args
-    assert list(operands) == graph.placeholders  # type: ignore[arg-type]
-    inner: fx.GraphModule = getattr(graph.module, str(taken.target))  # type: ignore[union-attr]
-    return EntryPoints(StepGraph(inner, graph.inputs, graph.outputs), _condition(graph, condition))  # type: ignore
+    """The unconditional step and its guard, where one conditional gives all results but counters."""
+    for call in graph.graph.find_nodes(op="call_function", target=torch.ops.higher_order.cond):
+        inside = [slot for slot, r in zip(graph.outputs, graph.results, strict=True) if r.args and r.args[0] is call]
+        if any(slot.kind is not Kind.COUNTER and slot not in inside for slot in graph.outputs):
+            continue
+        condition, taken, _, operands = call.args
+        assert list(operands) == graph.placeholders
+        step: fx.GraphModule = getattr(graph.module, str(taken.target))
+        return EntryPoints(StepGraph(step, graph.inputs, tuple(inside)), _condition(graph, condition))
+    return EntryPoints(graph, None)
 
 
 def _condition(graph: StepGraph, condition: fx.Node) -> StepGraph:

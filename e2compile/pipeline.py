@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, fx, nn
 
-from e2compile.capture import ForwardGraph, capture_forward
+from e2compile.forward import ForwardGraph, capture_forward
 from e2compile.differentiate import differentiate, evaluation_graph
 from e2compile.errors import CompileError
 from e2compile.graph import StepGraph, body_lines, text, type_text, verify

@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from e2compile.errors import UsageError
-from e2compile.graph import Kind, Slot, StepGraph, guarded, insert
+from e2compile.graph import Kind, Slot, StepGraph, conditional, insert
 from e2compile.ops import UNIFORM
 from e2compile.pipeline import Change, Level
 
@@ -41,14 +41,16 @@ class BatchDrop:
     def __call__(self, step: StepGraph) -> Change:
         if self.p == 0:
             return Change(step, 0, ("p = 0 drops nothing",))
-        inner = step.copy()
-        executed = _append_executed(inner)
-        slots = (*step.outputs, Slot(Kind.COUNTER, "executed"))
         graph = fx.Graph()
         places = [_placeholder(graph, node) for node in step.placeholders]
         keep = self._keep(graph, step, places)
-        skip = _skip(step, executed)
-        module = guarded(graph, keep, inner.module, skip, places, [n.meta["val"] for n in inner.results])
+        values = [node.meta["val"] for node in step.results]
+        items = conditional(graph, keep, places, values)
+        with keep.meta["val"].fake_mode:
+            executed = insert(graph, aten._to_copy.default, keep, dtype=torch.int64, blame=keep)
+        graph.output([*items, executed])
+        module = fx.GraphModule({"execute": step.copy().module, "skip": _skip(step)}, graph)
+        slots = (*step.outputs, Slot(Kind.COUNTER, "executed"))
         return Change(StepGraph(module, step.inputs, slots), 1)
 
     def _keep(self, graph: fx.Graph, step: StepGraph, places: list[fx.Node]) -> fx.Node:
@@ -59,36 +61,25 @@ class BatchDrop:
             return insert(graph, aten.ge.Scalar, draw, self.p, blame=draw)
 
 
-def _append_executed(inner: StepGraph) -> fx.Node:
-    """One more result: the constant 1."""
-    output = inner.graph.output_node()
-    blame = inner.results[0]
-    with inner.graph.inserting_before(output), blame.meta["val"].fake_mode:
-        one = insert(inner.graph, aten.full.default, [], 1, dtype=torch.int64, blame=blame)
-    output.args = ([*inner.results, one],)
-    inner.module.recompile()
-    return one
-
-
 def _placeholder(graph: fx.Graph, node: fx.Node) -> fx.Node:
     new = graph.placeholder(node.name)
     new.meta = dict(node.meta)
     return new
 
 
-def _skip(step: StepGraph, executed: fx.Node) -> fx.GraphModule:
+def _skip(step: StepGraph) -> fx.GraphModule:
     """State as it was, zeros for all else."""
     graph = fx.Graph()
     places = [_placeholder(graph, node) for node in step.placeholders]
     state = {slot.target: place for slot, place in zip(step.inputs, places, strict=True) if slot.kind.is_state}
     results = []
-    values = [node.meta["val"] for node in step.results] + [executed.meta["val"]]
-    for slot, value in zip((*step.outputs, None), values, strict=True):
-        if slot is not None and slot.kind.is_state:
+    for slot, node in zip(step.outputs, step.results, strict=True):
+        if slot.kind.is_state:
             results.append(state[slot.target])
             continue
+        value = node.meta["val"]
         with value.fake_mode:
-            shape = list(value.shape)
-            results.append(insert(graph, aten.full.default, shape, 0, dtype=value.dtype, blame=places[0]))
+            zeros = insert(graph, aten.full.default, list(value.shape), 0, dtype=value.dtype, blame=places[0])
+        results.append(zeros)
     graph.output(results)
     return fx.GraphModule({}, graph)

@@ -42,7 +42,7 @@ class Lowering:
         """
         check(graph.graph)
         self.schedules[name] = schedule(graph, states)
-        _Emitter(self, graph, self.schedules[name]).emit(name)
+        _Emitter(self, self.schedules[name]).emit(name)
 
     def module(self) -> IRModule:
         return self.builder.get()
@@ -65,8 +65,8 @@ class Lowering:
 class _Emitter:
     """Emits one function's kernels as calls."""
 
-    def __init__(self, lowering: Lowering, graph: StepGraph, plan: Schedule) -> None:
-        self.lowering, self.graph, self.plan = lowering, graph, plan
+    def __init__(self, lowering: Lowering, plan: Schedule) -> None:
+        self.lowering, self.graph, self.plan = lowering, plan.graph, plan
         self.builder = lowering.builder
         self.vars: dict[Any, Any] = {}
         self.copies: dict[tuple[fx.Node, Order], Any] = {}
@@ -95,7 +95,8 @@ class _Emitter:
             self._call(kernel)
         elif isinstance(kernel, Copy):
             (var,) = self._loop(kernel.kernel)
-            self.copies[kernel.node, kernel.order] = var
+            if kernel.kernel.loop.donated == (None,):
+                self.copies[kernel.node, kernel.order] = var
         else:
             for node, var in zip(kernel.outputs, self._loop(kernel), strict=True):
                 self.vars[node] = var

@@ -122,7 +122,7 @@ class LoopBuilder:
         count = 1
         for d in dims:
             count *= self.shape[d]
-        scale = 1 / count if node.target is aten.mean.dim else 1.0
+        scale = 1 / count if node.target in (aten.mean.default, aten.mean.dim) else 1.0
         correction = float(node.kwargs.get("correction", 1)) if kind == "moments" else 0.0  # type: ignore[arg-type]
         kept = [d for d in range(len(self.shape)) if d not in dims]
         shape = tuple(self.shape[d] for d in kept)

@@ -88,11 +88,10 @@ class Fusion:
     def _may_join(self, node: fx.Node, group: Group) -> bool:
         if group.shape != loop_shape(node) or group.phase != node.meta["phase"]:
             return False
-        if work(node) is Work.REDUCE:
-            if group.dims not in (None, reduced_dims(node)):
-                return False
-            if node.target is aten.argmax.default or any(n.target is aten.argmax.default for n in group.nodes):
-                return False
+        if any(n.target is aten.argmax.default for n in (node, *group.nodes)):
+            return False
+        if work(node) is Work.REDUCE and group.dims not in (None, reduced_dims(node)):
+            return False
         buffered = buffered_operands(node)
         for operand in node.all_input_nodes:
             source = producer(holder(operand))

@@ -37,6 +37,7 @@ CONSTANTS = {
 
 REDUCTIONS = {
     aten.sum.dim_IntList: "sum",
+    aten.mean.default: "sum",
     aten.mean.dim: "sum",
     aten.amax.default: "amax",
     aten.amin.default: "amin",

@@ -4,17 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
+import torch
 from torch import fx
 
-from e2compile.graph import StepGraph
+from e2compile.graph import StepGraph, insert
 from e2compile.lower.access import is_affine, probe, strides
 from e2compile.lower.build import LoopKernel, copy_loop, group_loop
 from e2compile.lower.contraction import Call, call, lies_in
-from e2compile.lower.fuse import Fusion, aligned, holder, producer
+from e2compile.lower.fuse import Fusion, Group, aligned, holder
 from e2compile.lower.kinds import is_elementwise
 from e2compile.lower.layout import Layout, Order, natural
 from e2compile.lower.loop import Load
 from e2compile.lower.views import shape_of, squeezed
+
+aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ Kernel = LoopKernel | Call | Copy
 class Schedule:
     """Kernels in order. `returned` are the outputs that are not state, each row-major."""
 
+    graph: StepGraph
     kernels: tuple[Kernel, ...]
     returned: tuple[fx.Node, ...]
     fusion: Fusion
@@ -41,9 +45,33 @@ class Schedule:
 
 def schedule(graph: StepGraph, layout_states: dict[str, Order] | None = None) -> Schedule:
     """Fuse, lay out and order a graph that `kinds.check` has let pass."""
+    graph = _moved_by_calls(graph)
     fusion = Fusion(graph.graph)
     layout = Layout(graph, fusion, layout_states)
     return _Scheduler(graph, fusion, layout).run()
+
+
+def _moved_by_calls(graph: StepGraph) -> StepGraph:
+    """state := a view of a state  ->  state := _to_copy(the view), as a call's result can be kept aside.
+
+    The graph itself where no state takes another's value or its own in another order.
+    """
+    inputs = dict(zip(graph.inputs, graph.placeholders, strict=True))
+    states = {node for slot, node in inputs.items() if slot.kind.is_state}
+    moved = [
+        i
+        for i, (slot, node) in enumerate(zip(graph.outputs, graph.results, strict=True))
+        if slot.kind.is_state and holder(node) in states and inputs[slot] is not node
+    ]
+    if not moved:
+        return graph
+    graph = graph.copy()
+    results = graph.results
+    with graph.graph.inserting_before(graph.graph.output_node()):
+        for i in moved:
+            results[i] = insert(graph.graph, aten._to_copy.default, results[i], blame=results[i])
+    graph.graph.output_node().args = (results,)
+    return graph
 
 
 class _Scheduler:
@@ -61,7 +89,9 @@ class _Scheduler:
         for old, new in self.updates:
             source = holder(new)
             is_plain = is_elementwise(source) and aligned(new, squeezed(shape_of(old)))
-            if is_plain and source not in donors and old.meta["val"].dtype == source.meta["val"].dtype:
+            # a loop's boolean values are not bound: one could be read after it is overwritten
+            is_plain = is_plain and source.meta["val"].dtype == old.meta["val"].dtype != torch.bool
+            if is_plain and source not in donors:
                 donors[source] = old
         return donors
 
@@ -74,7 +104,8 @@ class _Scheduler:
             except CycleError as error:
                 self._give_up(kernels, error.args[1])
                 continue
-            return Schedule(tuple(kernels[i] for i in order), self.returned, self.fusion, self.layout)
+            ordered = tuple(kernels[i] for i in order)
+            return Schedule(self.graph, ordered, self.returned, self.fusion, self.layout)
 
     def _give_up(self, kernels: Sequence[Kernel], cycle: Sequence[int]) -> None:
         for i in cycle:
@@ -105,7 +136,7 @@ class _Scheduler:
                 wanted |= set(read(other))
         return kernels
 
-    def _loop(self, group, wanted: set[fx.Node], kernels: list[Kernel]) -> LoopKernel:  # type: ignore[no-untyped-def]
+    def _loop(self, group: Group, wanted: set[fx.Node], kernels: list[Kernel]) -> LoopKernel:
         kernel = group_loop(self.fusion, self.layout, group, wanted, self.donors)
         unsafe = [node for node in kernel.outputs if node in self.donors and not _is_in_place(kernel, node)]
         if not unsafe:
@@ -120,20 +151,22 @@ class _Scheduler:
         order = self.layout[old]
         return Copy(copy_loop(self.fusion, self.layout, new, order, old), new, order)
 
-    def _output_copies(self) -> dict[tuple[fx.Node, Order], Copy]:
+    def _output_copies(self) -> dict[tuple[fx.Node, Order | None], Copy]:
         """State that no loop writes in place, and returned values that do not lie row-major."""
-        copies: dict[tuple[fx.Node, Order], Copy] = {}
+        copies: dict[tuple[fx.Node, Order | None], Copy] = {}
         for old, new in self.updates:
             if self.donors.get(holder(new)) is not old:
-                copies[old, ()] = self._update_copy(old, new)
+                copies[old, None] = self._update_copy(old, new)
         states = {n for s, n in zip(self.graph.inputs, self.graph.placeholders, strict=True) if s.kind.is_state}
         for node in self.returned:
             order = natural(shape_of(node))
-            if holder(node) in states or not lies_in(node, order, self.layout):
+            if holder(node) in states | set(self.donors) or not lies_in(node, order, self.layout):
                 copies[node, order] = Copy(copy_loop(self.fusion, self.layout, node, order, None), node, order)
         return copies
 
-    def _operand_copies(self, kernel: Call, copies: dict[tuple[fx.Node, Order], Copy], kernels: list[Kernel]) -> None:
+    def _operand_copies(
+        self, kernel: Call, copies: dict[tuple[fx.Node, Order | None], Copy], kernels: list[Kernel]
+    ) -> None:
         for operand in kernel.operands:
             key = (operand.node, operand.order)
             if key in copies or lies_in(operand.node, operand.order, self.layout):
@@ -188,13 +221,12 @@ def _donated(kernel: Kernel) -> list[fx.Node]:
 
 
 def _is_in_place(kernel: LoopKernel, node: fx.Node) -> bool:
-    """Whether a loop reads the state it overwrites only where it writes it."""
+    """Whether a loop reads the state it overwrites only where, and when, it writes it."""
+    if any(reduce.kind == "moments" for reduce in kernel.loop.reduces):
+        return False
     output = kernel.outputs.index(node)
     donor = kernel.loop.donated[output]
     buffer = kernel.loop.buffers[kernel.loop.inputs + output]
     place = probe(buffer.address, len(kernel.loop.shape))
     loads = [i for i in kernel.loop.instructions if isinstance(i, Load) and i.buffer == donor]
     return all(is_affine(i) and strides(kernel.loop, i) == place for i in loads)
-
-
-__all__ = ["Copy", "Kernel", "Schedule", "producer", "read", "schedule", "written"]

@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,16 @@ class Options:
     resume: bool = False
     validation: float = 0.1
     checkpoint_every: int = 500
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and self.steps is not None:
+            raise UsageError("a run's length is given in epochs or in steps, not both")
+        for name in ("epochs", "steps", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, not {value}")
+        if not re.fullmatch(r"\w[\w.-]*", self.run):
+            raise UsageError(f"a run's name is made of letters, digits, '_', '-' and '.', unlike {self.run!r}")
 
 
 @dataclass(frozen=True)
@@ -121,16 +134,20 @@ class Run:
         return epochs * self.loader.steps_per_epoch
 
     def go(self, watch: Callable[[Event], None] | None = None) -> Results:
-        """Train to the end. An interrupt writes a checkpoint first; a checkpoint resumes to the bit."""
+        """Train to the end. An interrupt ends the step and writes a checkpoint first; it resumes to the bit."""
         self._start()
         self.began = time.perf_counter() - self.progress.seconds
-        try:
-            with closing(self._batches()) as batches:
-                for position in range(self.progress.position, self.total):
-                    self._step(position, batches, watch)
-        except KeyboardInterrupt:
-            self._save()
-            raise
+        with interrupts_held() as interrupted, closing(self._batches()) as batches:
+            for position in range(self.progress.position, self.total):
+                event = self._step(position, batches)
+                try:
+                    if watch is not None:
+                        watch(event)
+                    if interrupted():
+                        raise KeyboardInterrupt
+                except KeyboardInterrupt:
+                    self._save()
+                    raise
         self._save()
         return self._finish()
 
@@ -152,7 +169,7 @@ class Run:
         kept = (s for s in range(self.progress.position, self.total) if self.program.keep(s))
         return self.loader.prefetch(kept)
 
-    def _step(self, position: int, batches: Iterator[Any], watch: Callable[[Event], None] | None) -> None:
+    def _step(self, position: int, batches: Iterator[Any]) -> Event:
         if self.program.keep(position):
             loaded, batch = next(batches)
             assert loaded == position
@@ -168,9 +185,8 @@ class Run:
             self._epoch()
         if done % self.options.checkpoint_every == 0 and done != self.total:
             self._save()
-        if watch is not None:
-            accuracy = self.progress.history[-1]["accuracy"] if self.progress.history else None
-            watch(Event(done, self.total, executed, result, accuracy, seconds))
+        accuracy = self.progress.history[-1]["accuracy"] if self.progress.history else None
+        return Event(done, self.total, executed, result, accuracy, seconds)
 
     def _epoch(self) -> None:
         """Evaluate on the held-out part and keep the best state."""
@@ -208,3 +224,27 @@ class Run:
         )
         (self.folder / "results.json").write_text(json.dumps(vars(results), indent=1) + "\n")
         return results
+
+
+@contextmanager
+def interrupts_held() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C is noted, not raised, so that no step is cut in two; a second one is raised at once.
+
+    Does nothing outside the main thread, or where the process ignores SIGINT.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    noted: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        noted.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or not callable(before):
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(noted)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,9 +1,9 @@
 """A compiled training program: load it, step it, evaluate it. Needs TVM's runtime and numpy, not torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from e2compile.runtime import manifest as manifests
 from e2compile.runtime import state as states
 from e2compile.runtime.engine import Library
 from e2compile.runtime.manifest import Tensor
+
+if TYPE_CHECKING:
+    from e2compile.runtime.fit import Event, Results
 
 LIBRARY = "program/program.so"
 
@@ -118,6 +121,19 @@ class Program:
         results = self._call("evaluate", {"seed": self.seed, "step": self.position} | self._batch(batch))
         targets = (target for _, target in self.manifest.functions["evaluate"].returns)
         return {target: value.numpy() for target, value in zip(targets, results, strict=True)}
+
+    def fit(self, data: Any = None, watch: "Callable[[Event], None] | None" = None, **options: Any) -> "Results":
+        """Train on `data`, by default what the model file named; `options` are those of fit.Options."""
+        from e2compile.runtime.fit import Options, Run
+
+        return Run(self, data, Options(**options)).go(watch)
+
+    def evaluate(self, data: Any = None) -> Evaluation:
+        """Mean loss and accuracy on the test split of `data`, by default what the model file named."""
+        from e2compile.runtime import fit
+
+        dataset = fit.resolve(data, self)
+        return fit.evaluate(self, dataset.test, fit.Augment.of(dataset))
 
     def _call(self, name: str, values: Mapping[str, Any]) -> list[Any]:
         arguments = [

@@ -82,9 +82,7 @@ class Axis:
         """The targets by their remainder: each class has its own taps, and none multiplies a zero."""
         for start in range(min(self.divisor, self.target)):
             count = -(-(self.target - start) // self.divisor)
-            # By offset: LLVM keeps the sums of a tile in registers only if its reads go one way.
-            taps = tuple(sorted(self._taps(start), key=lambda tap: tap.offset))
-            yield Lattice(start, self.divisor, count, self.scale, self.source, taps)
+            yield Lattice(start, self.divisor, count, self.scale, self.source, tuple(self._taps(start)))
 
     def _taps(self, start: int) -> Iterator[Tap]:
         for kernel in range(self.kernel):

@@ -86,7 +86,9 @@ class Body:
         values: list[Expr] = []
         for instruction in self.loop.instructions:
             if isinstance(instruction, Load):
-                values.append(self._load(instruction, point, values))
+                value = self._load(instruction, point, values)
+                # what is overwritten is read before
+                values.append(T.bind(value) if instruction.buffer in self.loop.donated else value)
             else:
                 value = self._compute(instruction, point, values)
                 values.append(T.bind(value) if instruction.dtype.startswith("float") else value)

@@ -1,6 +1,5 @@
 """Weight gradient: tiles of the gradient sit in registers while images stream through the cache."""
 
-from functools import reduce
 from math import prod
 from typing import Any
 
@@ -11,13 +10,17 @@ from e2compile.lower.workload import Convolution
 from e2compile.targets.llvm.emit import (
     arguments,
     ceil_div,
+    fetch,
     function,
     gate,
+    keep,
     least,
     load,
+    registers,
     samples,
     scratch,
     store,
+    zero,
 )
 from e2compile.targets.llvm.gradient_plan import GradientPlan, plan
 from e2compile.targets.llvm.gradient_tile import Images, Piece, SumTile
@@ -38,7 +41,7 @@ def weight_gradient(
         else:
             partial = scratch(whole.splits * prod(conv.weight_shape))
             _tasks(whole, images, partial)
-            _add_up(whole, partial, given["dweight"])
+            _add_up(whole, images, partial, given["dweight"])
     return builder.get()
 
 
@@ -48,9 +51,11 @@ def _tasks(plan: GradientPlan, images: Images, target: Any) -> None:
         split = T.bind(_bits_reversed(task % plan.splits, plan.splits.bit_length() - 1))
         share = T.bind(task // plan.splits)
         number = T.bind(ceil_div(images.live.number - split, plan.splits))
-        # One piece at least: it is what writes the zeros where no sample lives.
-        pieces = tirx.max(ceil_div(number, plan.together), 1) * plan.bands
-        with T.serial(pieces) as index:
+        pieces = ceil_div(number, plan.together)
+        if plan.splits == 1:
+            # Nothing is added up later: where no sample lives, an empty piece writes the zeros.
+            pieces = tirx.max(pieces, 1)
+        with T.serial(pieces * plan.bands) as index:
             piece = _piece(plan, split, number, index)
             for kind in plan.classes:
                 first, last = (kind.number * (share + i) // plan.shares for i in (0, 1))
@@ -71,13 +76,16 @@ def _piece(plan: GradientPlan, split: Any, number: Any, index: Any) -> Piece:
     return Piece(index, split, first, T.bind(least(number, first + plan.together)), rows[0], rows[1])
 
 
-def _add_up(plan: GradientPlan, partial: Any, target: Any) -> None:
-    """Adds the splits in their order, whichever thread summed them."""
+def _add_up(plan: GradientPlan, images: Images, partial: Any, target: Any) -> None:
+    """Adds the splits that have samples in their order, whichever thread summed them."""
     size, lanes = prod(plan.conv.weight_shape), plan.machine.lanes
     for width, count, origin in ((lanes, size // lanes, 0), (1, size % lanes, size - size % lanes)):
         if not count:
             continue
         with T.parallel(count) as vector:
             place = T.bind(origin + vector * width)
-            terms = [load(partial, split * size + place, width) for split in range(plan.splits)]
-            store(target, place, reduce(lambda left, right: left + right, terms), width)
+            (total,) = registers([width])
+            keep(total, zero(width), width)
+            with T.serial(least(images.live.number, plan.splits)) as split:
+                keep(total, fetch(total, width) + load(partial, split * size + place, width), width)
+            store(target, place, fetch(total, width), width)

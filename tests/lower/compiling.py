@@ -20,6 +20,8 @@ from e2compile.lower import Lowering, physical, state_orders
 from e2compile.lower.views import squeezed
 from e2compile.targets.llvm import CPU
 
+aten = torch.ops.aten
+
 
 @dataclass(frozen=True)
 class Case:
@@ -36,8 +38,13 @@ class Case:
 def traced(function: Callable[..., Any], *inputs: Tensor, states: Mapping[int, int] | None = None) -> Case:
     """A function as a graph; `states` says which input is state, and which result replaces it."""
     states = states or {}
-    pure = torch.func.functionalize(function, remove="mutations_and_views")
-    module = make_fx(pure, decompositions(), tracing_mode="fake")(*inputs)
+    module = make_fx(function, decompositions(), tracing_mode="fake")(*inputs)
+    for node in list(module.graph.nodes):
+        if node.target in (aten.clone.default, aten.detach.default, aten.alias.default):
+            node.replace_all_uses_with(node.args[0])
+        if node.target is aten.view.default:
+            node.target = aten.reshape.default
+    module.graph.eliminate_dead_code()
     (results,) = module.graph.output_node().args
     results = list(results) if isinstance(results, (tuple, list)) else [results]
     module.graph.output_node().args = (results,)
@@ -115,6 +122,7 @@ def _run(function: Any, case: Case, orders: dict[str, tuple[int, ...]]) -> list[
     ]
     given = [tvm.runtime.tensor(a.contiguous().numpy().copy()) for a in arguments]
     returned = iter(function(*given))
+    states = [i for i, slot in enumerate(case.graph.inputs) if slot.kind.is_state]
     place = {slot.target: i for i, slot in enumerate(case.graph.inputs)}
     found = []
     for slot in case.graph.outputs:
@@ -122,7 +130,9 @@ def _run(function: Any, case: Case, orders: dict[str, tuple[int, ...]]) -> list[
             i = place[slot.target]
             found.append(_natural(given[i].numpy(), case.inputs[i].shape, orders[slot.target]))
         else:
-            found.append(torch.from_numpy(next(returned).numpy()))
+            array = next(returned).numpy()
+            assert not any(np.shares_memory(array, given[i].numpy()) for i in states)
+            found.append(torch.from_numpy(array))
     return found
 
 

@@ -1,9 +1,11 @@
 """Fused and scheduled graphs compute what their calls one by one compute; state is replaced without a trace."""
 
+import hashlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.lower.compiling import Case, assert_same, results, traced
+from tests.lower.programs import Program, programs
 
+ROOT = Path(__file__).parents[2]
 _random = torch.Generator().manual_seed(0)
 
 
@@ -25,7 +29,8 @@ def floats(*shape: int) -> Tensor:
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, grad: Tensor) -> Any:
     """Output, new statistics and all gradients."""
     x, weight, bias = (t.detach().requires_grad_() for t in (x, weight, bias))
-    y = functional.batch_norm(x, mean, variance, weight, bias, True, 0.1, 1e-5)
+    normalize = torch.ops.aten._native_batch_norm_legit_functional
+    y, _, _, mean, variance = normalize(x, weight, bias, mean, variance, True, 0.1, 1e-5)
     return y, mean, variance, *torch.autograd.grad(y, (x, weight, bias), grad)
 
 
@@ -68,6 +73,7 @@ GRAPHS: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
         lambda x: (torch.where(~(x > 0), 1.0, 2.0), ~(x <= 0), x != x),
         (torch.tensor([float("nan"), 1.0, -1.0, 0.0] * 8),),
     ),
+    "a place of the maximum and a sum": (lambda x: (x.argmax(1), x + 1, x.sum(1)), (floats(9, 10),)),
     "one result twice": (lambda x: ((y := x * 2), y, x), (floats(4, 3),)),
     "a result that is a view": (lambda x: (x.t(), (x * 2).t(), (x * 2)[1]), (floats(4, 3),)),
     "scalars": (lambda x, y: (x * y, (x + 1).exp() - y), (floats(), floats())),
@@ -125,7 +131,13 @@ STATES: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...], dict[int, int]]]
     "the old value of a swap returned": (lambda a, b: (b, a, a, b), (floats(4, 3), floats(4, 3)), {0: 0, 1: 1}),
     "a view of another": (lambda a, b: (b.reshape(2, 6), b + 1), (floats(2, 6), floats(3, 4)), {0: 0, 1: 1}),
     "of its own mean": (lambda w: (w - w.mean(),), (floats(40, 50),), {0: 0}),
+    "of its own variance": (lambda w: (w / w.var(0), w.mean(0)), (floats(40, 50),), {0: 0}),
+    "a mask of the old value": (lambda w: (w * 2 - 1, w > 0, (w > 0).sum(0)), (floats(40, 50),), {0: 0}),
+    "booleans": (lambda m, x: (~m, m & (x > 0)), (floats(40) > 0, floats(40)), {0: 0}),
+    "the new value returned": (lambda w: ((n := w + 1), n), (floats(4, 3),), {0: 0}),
     "a scalar": (lambda s, x: (s * 0.9 + x.sum(), s), (floats(), floats(9)), {0: 0}),
+    "a scalar, rotated and returned": (lambda a, b, x: (b * 2, a * x.sum(), b), (floats(), floats(), floats(9)), {0: 0, 1: 1}),
+    "data, returned": (lambda w, x: ((n := x.t()), n, w.sum(), n @ n), (floats(4, 4), floats(4, 4)), {0: 0}),
     "a counter": (lambda s: (s + 1, s.float() * 2), (torch.tensor(4),), {0: 0}),
     "a result of a reduction": (lambda s, x: (x.sum(0), s - x.sum(0)), (floats(9), floats(5, 9)), {0: 0}),
     "a convolution's weight": (
@@ -181,3 +193,42 @@ def test_state_is_replaced_after_its_last_reader(
     name: str, cases: dict[str, Case], computed: dict[str, list[Tensor]]
 ) -> None:
     assert_computed(f"state {name}", cases, computed)
+
+
+def split(case: Case, position: int) -> Case:
+    """With the nodes from a position on in the backward phase: groups do not span phases."""
+    for i, node in enumerate(case.graph.graph.nodes):
+        node.meta["phase"] = "forward" if i < position else "backward"
+    return case
+
+
+# One build takes longer than one program to run, so an example is a module of several programs.
+@given(st.lists(programs(), min_size=8, max_size=8), st.integers(4, 12))
+@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_a_random_graph_computes_the_same(made: list[Program], position: int) -> None:
+    cases = {
+        f"program_{i}": split(traced(program, *program.inputs(), states=program.states()), position)
+        for i, program in enumerate(made)
+    }
+    for name, found in results(cases).items():
+        assert_same(found, cases[name].expected(), rtol=1e-4, atol=1e-4)
+
+
+def digest() -> str:
+    """Of results that take reductions in parts, in rows and with stores beside them."""
+    random = torch.Generator().manual_seed(1)
+    x, channels = torch.randn(8, 24, 40, 41, generator=random), torch.ones(24)
+
+    def function(x: Tensor, c: Tensor) -> Any:
+        return *batch_norm(x, c, c, c, c, x * 2), x.sum(), x.amax((0, 2)), x.exp()
+
+    found = results({"f": traced(function, x, channels)})["f"]
+    return hashlib.sha256(b"".join(t.numpy().tobytes() for t in found)).hexdigest()
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    """As many threads as the test itself has, against one: the variable is read when TVM is loaded."""
+    command = [sys.executable, "-c", "from tests.lower.test_fusion import digest; print(digest())"]
+    environment = os.environ | {"TVM_NUM_THREADS": "1"}
+    alone = subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert alone.stdout.strip() == digest()

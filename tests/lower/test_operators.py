@@ -179,6 +179,7 @@ SAMPLES: dict[Any, list[Sample]] = {
         call(floats(40), [0], dtype=torch.float64),
         call(SPECIAL[:3], [0]),
     ],
+    aten.mean.default: reduced(((33, 17),), ((2, 5, 3, 4),), ((),)),
     aten.mean.dim: reduced(*ALL_DIMS, ((1, 3, 1), [0])),
     aten.amax.default: [
         *reduced(*ALL_DIMS, ((4, 3),), ((1, 3, 1), [0])),

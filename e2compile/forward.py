@@ -1,4 +1,4 @@
-"""Capture: the user's step as a forward graph, their lines on every node, draws counter-based."""
+"""Forward: the user's step exported as a graph, their lines on every node, draws by counter."""
 
 import warnings
 from collections.abc import Callable
@@ -167,7 +167,7 @@ def _draws_by_counter(module: fx.GraphModule) -> None:
     seed, step = (next(n for n in graph.find_nodes(op="placeholder") if n.name == name) for name in ("seed", "step"))
     site = 0
     for node in list(graph.nodes):
-        if node.op != "call_function" or torch.Tag.nondeterministic_seeded not in node.target.tags:
+        if node.op != "call_function" or torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
             continue
         rewrite = _DRAWS.get(node.target)
         if rewrite is None:

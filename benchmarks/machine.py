@@ -1,0 +1,30 @@
+"""What machine a result was taken on, for the head of every results file."""
+
+import datetime
+import platform
+import sys
+from importlib.metadata import version
+
+from e2compile.runtime.engine import cores
+
+
+def describe() -> dict[str, str | int]:
+    """Processor, cores, versions, date and the command line."""
+    return {
+        "processor": _processor(),
+        "cores": cores(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "apache-tvm", "numpy")},
+        "date": datetime.date.today().isoformat(),
+        "command": "python " + " ".join(sys.argv),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = open("/proc/cpuinfo").read().splitlines()
+    except OSError:
+        return platform.processor()
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    named = {key.strip(): value.strip() for key, value in fields.items()}
+    return f"{named.get('model name', '')}, family {named.get('cpu family')}, model {named.get('model')}"

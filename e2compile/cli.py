@@ -1,0 +1,315 @@
+"""The command line: arguments, progress, printing. Each verb is a call of the public functions."""
+
+import errno
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
+
+from e2compile import __version__, display
+from e2compile.errors import E2CompileError, MissingError, UsageError
+
+if TYPE_CHECKING:
+    from e2compile.runtime.fit import Options, Results
+    from e2compile.runtime.program import Program
+
+_HELP = "Compile the training step of a PyTorch CNN so that it does not execute what it can do without."
+_INTERRUPTED = 130
+# What a user can mend without knowing this code.
+_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
+
+Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
+Positive = Annotated[int, Parameter(validator=Number(gte=1))]
+Seed = Annotated[int, Parameter(validator=Number(gte=0, lt=2**63))]
+
+Output = Annotated[Path | None, Parameter(name=["--output", "-o"])]
+Json = Annotated[Path | None, Parameter(name="--json")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Which:
+    """Which state of a program is meant.
+
+    Args:
+        run: Whose newest checkpoint to take; by default the run `default`, or the initial state without one.
+        best: Take the run's best state by validation instead.
+        initial: Take the state the program was compiled with.
+    """
+
+    run: str | None = None
+    best: Flag = False
+    initial: Flag = False
+
+
+_NEWEST = Which()
+
+app = App(
+    name="e2compile",
+    help=_HELP,
+    version=__version__,
+    help_format="plaintext",
+    suppress_keyboard_interrupt=False,
+)
+
+
+@app.default
+def compile_model(
+    model: str,
+    /,
+    *,
+    target: str = "cpu",
+    passes: str | None = None,
+    settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = (),
+    output: Output = None,
+    seed: Seed = 0,
+    train: Positive | None = None,
+    init: Path | None = None,
+    verify: bool = True,
+    cache: bool = True,
+) -> None:
+    """Compile a model file into a Program folder.
+
+    Args:
+        model: A Python file that defines `model` and `batch`, or FILE.py:FUNCTION that returns them.
+        target: Where the program runs: see `e2compile targets`.
+        passes: Names with commas between, or none; by default all. See `e2compile passes`.
+        settings: An option of a pass, like smd.p=0.5; may be given several times.
+        output: The Program folder; by default out/ and the model file's name.
+        seed: Of all random draws: dropped batches, dropout, the order of the data.
+        train: Train this many epochs at once, on the model file's own data.
+        init: A safetensors file to start the weights from.
+        verify: Compare the program's numbers with PyTorch's.
+        cache: Take a program that was compiled before from the cache.
+    """
+    from e2compile.compiler import compile
+    from e2compile.options import parse_passes
+    from e2compile.pipeline import capture_task
+    from e2compile.runtime.fit import Options
+    from e2compile.runtime.summary import summarise
+    from e2compile.targets import find
+    from e2compile.task import load_task
+
+    chosen, output = parse_passes(passes, settings), output or _default_output(model)
+    find(target)
+    with display.Phases().shown(model) as phases:
+        task = load_task(model, init)
+        graph = capture_task(task).apply(*chosen)
+        phases.mark("loaded and captured")
+        program = compile(graph, target, output, seed, verify, cache, phases)
+    display.compiled(program, summarise(program), f"e2compile train {shlex.quote(str(output))}")
+    if train is not None:
+        hint = ["--epochs", str(train)] if isinstance(task.data, str) else None
+        _train(program, task.data, Options(epochs=train), hint)
+
+
+def _default_output(model: str) -> Path:
+    path, _, function = model.partition(":")
+    return Path("out") / (f"{Path(path).stem}-{function}" if function else Path(path).stem)
+
+
+@app.command
+def train(
+    program: Path,
+    /,
+    *,
+    data: str | None = None,
+    epochs: Positive | None = None,
+    steps: Positive | None = None,
+    run: str = "default",
+    resume: Flag = False,
+    results: Json = None,
+    checkpoint_every: Positive = 500,
+) -> None:
+    """Train a program. Needs no torch.
+
+    Args:
+        program: A Program folder.
+        data: cifar10, cifar100, mnist, fashion-mnist, digits, or a folder; by default what the model file named.
+        epochs: How long; by default as long as the model file says.
+        steps: How long in scheduled steps, instead of epochs.
+        run: The run's name: checkpoints and results go to runs/NAME. A run of that name is replaced.
+        resume: Go on from the run's newest checkpoint.
+        results: Write the results to this JSON file.
+        checkpoint_every: Scheduled steps between checkpoints.
+    """
+    from e2compile.runtime.fit import Options
+
+    options = Options(epochs, steps, run, resume, checkpoint_every=checkpoint_every)
+    _check_writable(results)
+    given = {"--data": data, "--epochs": epochs, "--steps": steps, "--json": results}
+    hint = [text for flag, value in given.items() if value is not None for text in (flag, str(value))]
+    gained = _train(_load(program), data, options, hint)
+    if results is not None:
+        _write_json(results, asdict(gained))
+
+
+def _load(folder: Path) -> "Program":
+    from e2compile.runtime.program import Program
+
+    return Program(folder)
+
+
+def _train(program: "Program", data: Any, options: "Options", hint: Sequence[str] | None) -> "Results":
+    """Train with progress. `hint` are the arguments that say the same on the command line."""
+    from e2compile.runtime.fit import Run
+
+    run = Run(program, data, options)
+    display.say(f"{options.run}: {run.dataset.name}, {len(run.train):,} training images, {run.total:,} steps")
+    progress = display.Training(program.batch_size)
+    try:
+        with progress.shown():
+            results = run.go(progress)
+    except KeyboardInterrupt:
+        display.interrupted(program.folder, options.run, progress.last, hint)
+        raise
+    display.trained(results, program, options.run)
+    return results
+
+
+@app.command
+def evaluate(
+    program: Path,
+    /,
+    *,
+    data: str | None = None,
+    which: Which = _NEWEST,
+    results: Json = None,
+) -> None:
+    """Loss and accuracy on the test split. Needs no torch.
+
+    Args:
+        program: A Program folder.
+        data: As for train.
+        results: Write the figures to this JSON file.
+    """
+    from e2compile.runtime.export import choose_state
+
+    _check_writable(results)
+    loaded = _load(program)
+    state = choose_state(loaded, which.run, which.best, which.initial)
+    found = loaded.evaluate(data)
+    display.evaluated(found, state)
+    if results is not None:
+        _write_json(results, asdict(found) | {"state": state})
+
+
+@app.command
+def inspect(program: Path, /, *, stage: str | None = None, diff: tuple[str, str] | None = None) -> None:
+    """The graphs on the way from the model to the program.
+
+    Args:
+        program: A Program folder.
+        stage: Print this stage's graph, one typed line an operator with the model's line; without it, the list.
+        diff: Two stages, to see what changed between them.
+    """
+    from e2compile.runtime.stages import difference, find_stage, read_stages
+
+    if stage is not None and diff is not None:
+        raise UsageError("--stage and --diff exclude each other")
+    stages = read_stages(program)
+    if diff is not None:
+        display.difference(difference(*(find_stage(stages, name) for name in diff)))
+    elif stage is not None:
+        display.graph(find_stage(stages, stage).text)
+    else:
+        display.stages(stages)
+
+
+@app.command
+def export(
+    program: Path,
+    /,
+    *,
+    format: Literal["safetensors"] = "safetensors",
+    output: Output = None,
+    which: Which = _NEWEST,
+) -> None:
+    """Write the weights for PyTorch: model.load_state_dict(safetensors.torch.load_file(FILE)).
+
+    Args:
+        program: A Program folder.
+        format: The file's format.
+        output: The file; by default the program's name and the format.
+    """
+    from e2compile.runtime.export import choose_state, save_weights
+
+    loaded = _load(program)
+    state = choose_state(loaded, which.run, which.best, which.initial)
+    path = output or Path(f"{program.resolve().name}.{format}")
+    display.say(f"{save_weights(loaded, path)} tensors of {state} written to {path}")
+
+
+@app.command
+def passes() -> None:
+    """The passes with their options and defaults."""
+    from e2compile.options import describe_passes
+    from e2compile.passes import PLANNED
+
+    display.passes(describe_passes(), PLANNED)
+
+
+@app.command
+def targets() -> None:
+    """The targets, and what this machine lacks for them."""
+    from e2compile.targets import PLANNED, TARGETS
+
+    missing = {name: target.missing() for name, target in TARGETS.items()}
+    rows = [(name, "available" if lack is None else f"needs {lack}") for name, lack in missing.items()]
+    display.table([*rows, *((name, "not in this version") for name in PLANNED)])
+
+
+@app.command
+def doctor() -> None:
+    """What this machine has and lacks to compile and train."""
+    from e2compile.doctor import examine
+
+    findings = examine()
+    display.findings(findings)
+    problems = [f"{finding.name}: {finding.problem}" for finding in findings if finding.problem]
+    if problems:
+        raise MissingError("\n".join(problems))
+
+
+def _check_writable(path: Path | None) -> None:
+    """Before the work, not after it."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise UsageError(f"cannot write {path}: its folder is not there, or it is one itself")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and give its exit code: 0 done, 2 wrong usage, 3 unsupported model, 4 something
+    missing, 5 verification failed, 130 interrupted. Anything else is a bug and keeps its traceback."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(tokens or ["--help"], exit_on_error=False, print_error=False, result_action="return_value")
+    except KeyboardInterrupt:
+        display.err.print("interrupted")
+        return _INTERRUPTED
+    except CycloptsError as error:
+        display.complain(UsageError(f"{error}\nSee e2compile --help."))
+        return UsageError.exit_code
+    except E2CompileError as error:
+        display.complain(error)
+        return error.exit_code
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("e2compile"):
+            raise
+        display.complain(MissingError(f"{error.name} is not installed: see `e2compile doctor`"))
+        return MissingError.exit_code
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        display.complain(error)
+        return UsageError.exit_code
+    return 0

@@ -1,0 +1,241 @@
+"""How the command line looks: tables, progress, graphs; plain lines where nobody watches a terminal."""
+
+import shlex
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.highlighter import RegexHighlighter
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+from rich.theme import Theme
+
+if TYPE_CHECKING:
+    from e2compile.doctor import Finding
+    from e2compile.options import Description
+    from e2compile.runtime.fit import Event, Results
+    from e2compile.runtime.program import Evaluation, Program
+    from e2compile.runtime.stages import SavedStage
+    from e2compile.runtime.summary import Summary
+
+# A run prints this many lines where there is no terminal, and more where it is slow.
+_LINES = 20
+_QUIET_SECONDS = 60.0
+_RECENT = 50
+
+_THEME = Theme({"ir.name": "cyan", "ir.type": "green", "ir.line": "dim", "ir.op": "bold"})
+
+out = Console(theme=_THEME, highlight=False)
+err = Console(theme=_THEME, highlight=False, stderr=True)
+
+
+class _Graph(RegexHighlighter):
+    base_style = "ir."
+    highlights = (
+        r"(?P<name>%\w+)",
+        r": (?P<type>[a-z]+\d*\[[\d, ]*\])",
+        r" = (?P<op>[\w.]+)\(",
+        r"(?P<line>  # .*)$",
+    )
+
+
+def say(text: str) -> None:
+    """A plain line, never wrapped, with nothing in it taken for markup."""
+    out.print(text, markup=False, soft_wrap=True)
+
+
+def complain(error: BaseException) -> None:
+    """An error's message and notes on stderr."""
+    notes = getattr(error, "__notes__", [])
+    err.print(Text("error: ", "bold red"), "\n".join([str(error), *notes]), sep="", end="\n", markup=False, soft_wrap=True)
+
+
+def table(rows: Iterable[tuple[str, str]]) -> None:
+    """Names and values."""
+    pairs = list(rows)
+    width = max((len(name) for name, _ in pairs), default=0)
+    for name, value in pairs:
+        out.print(Text.assemble((f"{name:<{width}}", "bold"), "  ", value), soft_wrap=True)
+
+
+class Phases:
+    """Prints each phase of a compilation when it is done, and on a terminal that work goes on."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+
+    @contextmanager
+    def shown(self, what: str) -> Iterator["Phases"]:
+        with out.status(Text(f"compiling {what}")):
+            yield self
+
+    def __call__(self, name: str, seconds: float) -> None:
+        out.print(f"  {name:<24}{seconds:7.2f} s", markup=False)
+
+    def mark(self, name: str) -> None:
+        """A phase that ends now and began with the first or the last mark."""
+        now = time.perf_counter()
+        self(name, now - self.began)
+        self.began = now
+
+
+def compiled(program: "Program", summary: "Summary", command: str) -> None:
+    """What was made and what to type next."""
+    calls = ", ".join(f"{name} {count}" for name, count in summary.calls.items())
+    rows = [
+        ("operators", f"{summary.operators:,} in the step before passes"),
+        ("kernels", f"{summary.kernels} distinct; calls: {calls}"),
+        ("passes", ", ".join(program.manifest.passes) or "none"),
+        ("state", _size(summary.state)),
+        ("planned memory", f"{_size(summary.planned)} beside the state"),
+        ("verification", _verification(summary)),
+        ("program", str(program.folder)),
+        ("next", command),
+    ]
+    table(rows)
+
+
+def _verification(summary: "Summary") -> str:
+    if summary.passed is None:
+        return "not done (--no-verify)"
+    if summary.worst is None:
+        return "passed"
+    worst = summary.worst
+    return f"passed; closest to its bound: {worst.error:.2g} of {worst.bound:.2g} ({worst.name} {worst.target})"
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
+
+
+class Training:
+    """A bar on a terminal, lines elsewhere."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.losses: deque[float] = deque(maxlen=_RECENT)
+        self.first: Event | None = None
+        self.last: Event | None = None
+        self.printed = 0.0
+        self.bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=out,
+        )
+
+    @contextmanager
+    def shown(self) -> Iterator["Training"]:
+        if not out.is_terminal:
+            yield self
+            return
+        with self.bar:
+            self.task = self.bar.add_task("training", text="", total=None)
+            yield self
+
+    def __call__(self, event: "Event") -> None:
+        self.first, self.last = self.first or event, event
+        if event.result.loss is not None:
+            self.losses.append(event.result.loss)
+        if out.is_terminal:
+            self.bar.update(self.task, completed=event.position, total=event.total, text=self._text(event))
+        elif self._is_due(event):
+            self.printed = event.seconds
+            say(f"  step {event.position:,} of {event.total:,}  {self._text(event)}  {self._left(event)}")
+
+    def _is_due(self, event: "Event") -> bool:
+        is_milestone = event.position * _LINES // event.total != (event.position - 1) * _LINES // event.total
+        return is_milestone or event.seconds - self.printed > _QUIET_SECONDS
+
+    def _text(self, event: "Event") -> str:
+        parts = [f"loss {sum(self.losses) / len(self.losses):.4f}"] if self.losses else []
+        if event.accuracy is not None:
+            parts.append(f"validation accuracy {event.accuracy:.2%}")
+        rate = event.executed * self.batch_size / max(event.seconds, 1e-9)
+        return "  ".join([*parts, f"{rate:,.0f} images/s", f"executed {event.executed / event.position:.0%}"])
+
+    def _left(self, event: "Event") -> str:
+        """Time left at this process's pace, whatever was done before a resume."""
+        assert self.first is not None
+        done = event.position - self.first.position
+        if not done:
+            return ""
+        seconds = (event.seconds - self.first.seconds) / done * (event.total - event.position)
+        return f"{seconds:,.0f} s left"
+
+
+def trained(results: "Results", program: "Program", run: str) -> None:
+    """What a run gave."""
+    share = results.steps_executed / max(results.steps_scheduled, 1)
+    rows = [
+        ("scheduled steps", f"{results.steps_scheduled:,}"),
+        ("executed steps", f"{results.steps_executed:,} ({share:.1%})"),
+        ("test accuracy", "none: not a classification" if results.accuracy is None else f"{results.accuracy:.2%}"),
+        ("test loss", f"{results.test_loss:.4f}"),
+        ("seconds", f"{results.seconds:.1f} ({results.images_per_second:,.0f} images/s)"),
+        ("run", str(program.folder / "runs" / run)),
+    ]
+    table(rows)
+
+
+def interrupted(folder: Path, run: str, last: "Event | None", arguments: Sequence[str] | None) -> None:
+    """How to go on; `arguments` say on what data and how long, None where the command line cannot."""
+    if last is None:
+        return
+    say(f"interrupted after step {last.position:,}; the newest checkpoint is in {folder}/runs/{run}")
+    named = [] if run == "default" else ["--run", run]
+    if arguments is None:
+        say(f"the data is the model file's own: from Python, program.fit(data, run={run!r}, resume=True) goes on")
+    else:
+        say(f"to go on: {shlex.join(['e2compile', 'train', str(folder), '--resume', *named, *arguments])}")
+
+
+def evaluated(result: "Evaluation", state: str) -> None:
+    accuracy = [] if result.accuracy is None else [("test accuracy", f"{result.accuracy:.2%}")]
+    rows = [("state", state), *accuracy, ("test loss", f"{result.loss:.4f}"), ("samples", f"{result.samples:,}")]
+    table(rows)
+
+
+def stages(found: "Iterable[SavedStage]") -> None:
+    """One line a stage, and the notes of the pass that made it."""
+    for stage in found:
+        say(f"{stage.number:02d}  {stage.name:<16}{stage.calls:6,} calls{stage.changed:6,} changed")
+        for note in stage.notes:
+            say(f"      {note}")
+
+
+def graph(text: str) -> None:
+    """A stage's text, coloured on a terminal."""
+    highlighter = _Graph()
+    for line in text.splitlines():
+        out.print(highlighter(line) if out.is_terminal else Text(line), soft_wrap=True)
+
+
+def difference(text: str) -> None:
+    """A unified diff, coloured on a terminal."""
+    styles = {"+": "green", "-": "red", "@": "cyan"}
+    for line in text.splitlines():
+        out.print(Text(line, styles.get(line[:1], "")), soft_wrap=True)
+
+
+def passes(found: "Iterable[Description]", planned: Iterable[str]) -> None:
+    for item in found:
+        say(f"{item.name}  {item.title}")
+        say(f"     {item.rewrite}")
+        for option in item.options:
+            say(f"     --set {item.name}.{option.name}={option.default}  ({option.kind})")
+    for name in planned:
+        say(f"{name}  not in this version")
+
+
+def findings(found: "Iterable[Finding]") -> None:
+    table((f.name, f"{f.value}{f'  <- {f.problem}' if f.problem else ''}") for f in found)

@@ -1,0 +1,113 @@
+"""Passes from text: names and `pass.option=value` settings to configured passes."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import Field, dataclass, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from e2compile.errors import MissingError, UsageError
+from e2compile.passes import BY_NAME, DEFAULT, PLANNED
+from e2compile.pipeline import Pass
+
+_FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+@dataclass(frozen=True)
+class Option:
+    """A pass's option: its type in words, and its default as text."""
+
+    name: str
+    kind: str
+    default: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """A pass for people: one sentence, the rewrite, its options."""
+
+    name: str
+    title: str
+    rewrite: str
+    options: tuple[Option, ...]
+
+
+def parse_passes(names: str | None = None, settings: Sequence[str] = ()) -> tuple[Pass, ...]:
+    """Passes in their default order: "smd,psg", "none", or None for all; settings are "smd.p=0.5".
+
+    Raises UsageError for an unknown pass or option, or a value of the wrong type, and MissingError for a
+    pass that is not in this version.
+    """
+    chosen = _chosen(names)
+    values: dict[str, dict[str, Any]] = {name: {} for name in chosen}
+    for setting in settings:
+        name, option, value = _setting(setting)
+        if name not in values:
+            raise UsageError(f"--set {setting}: pass {name} is not among those chosen ({', '.join(values) or 'none'})")
+        values[name][option] = value
+    return tuple(BY_NAME[item.name](**values[item.name]) for item in DEFAULT if item.name in values)
+
+
+def describe_passes() -> tuple[Description, ...]:
+    """Every pass of this version, in order."""
+    return tuple(_describe(item) for item in DEFAULT)
+
+
+def _chosen(names: str | None) -> list[str]:
+    if names is None:
+        return list(BY_NAME)
+    if names == "none":
+        return []
+    chosen = [name.strip() for name in names.split(",")]
+    for name in chosen:
+        _check(name)
+    return chosen
+
+
+def _check(name: str) -> None:
+    if name in PLANNED:
+        raise MissingError(f"pass {name} is not in this version; there is {', '.join(BY_NAME)}")
+    if name not in BY_NAME:
+        raise UsageError(f"no pass {name!r}; there is {', '.join(BY_NAME)}, or none")
+
+
+def _setting(setting: str) -> tuple[str, str, Any]:
+    place, equals, text = setting.partition("=")
+    name, dot, option = place.partition(".")
+    if not (equals and dot and option):
+        raise UsageError(f"--set {setting}: write it as pass.option=value, like smd.p=0.5")
+    _check(name)
+    hints = get_type_hints(BY_NAME[name])
+    known = [field.name for field in fields(BY_NAME[name])]
+    if option not in known:
+        raise UsageError(f"--set {setting}: pass {name} has no option {option!r}; it has {', '.join(known)}")
+    try:
+        return name, option, _converted(text, hints[option])
+    except (ValueError, KeyError):
+        raise UsageError(f"--set {setting}: {text!r} is not {_kind(hints[option])}") from None
+
+
+def _converted(text: str, kind: Any) -> Any:
+    """Text as a field's type; ValueError or KeyError where it is none."""
+    if kind is bool:
+        return _FLAGS[text.lower()]
+    if get_origin(kind) is Literal:
+        return {str(value): value for value in get_args(kind)}[text]
+    return kind(text)
+
+
+def _kind(kind: Any) -> str:
+    """A type in words."""
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    return {bool: "yes or no", int: "a whole number", float: "a number", str: "text"}.get(kind, kind.__name__)
+
+
+def _describe(item: type[Any]) -> Description:
+    hints = get_type_hints(item)
+    options = tuple(Option(f.name, _kind(hints[f.name]), _default(f)) for f in fields(item))
+    title = (sys.modules[item.__module__].__doc__ or "").partition("\n")[0]
+    return Description(item.name, title, (item.__doc__ or "").partition("\n")[0], options)
+
+
+def _default(field: "Field[Any]") -> str:
+    return str(field.default)

@@ -1,0 +1,66 @@
+"""Which state of a program is meant, and its weights as a file."""
+
+import os
+from pathlib import Path
+
+from safetensors.numpy import save_file
+
+from e2compile.errors import UsageError
+from e2compile.runtime import checkpoint
+from e2compile.runtime.program import Program
+from e2compile.runtime.state import read
+
+DEFAULT_RUN = "default"
+
+
+def choose_state(program: Program, run: str | None = None, best: bool = False, initial: bool = False) -> str:
+    """Put a run's state into a program, and say which: its newest checkpoint, or the best by validation.
+
+    Without a run that is the run `default`, or the initial state where nothing was trained.
+    Raises UsageError for a run that is not there, or whose state is damaged.
+    """
+    folder = program.folder / "runs" / (run or DEFAULT_RUN)
+    if initial or (run is None and not best and not folder.is_dir()):
+        return "the initial state"
+    if not folder.is_dir():
+        raise UsageError(f"{program.folder} has no run {folder.name!r}; {_runs(folder.parent)}")
+    if best:
+        return _best(program, folder)
+    found = checkpoint.newest(folder / "checkpoints", program.manifest.fingerprint)
+    if found is None:
+        raise UsageError(f"run {folder.name!r} of {program.folder} has no checkpoint")
+    progress, arrays = found
+    program.restore(arrays, "the checkpoint")
+    program.position = progress.position
+    return f"run {folder.name!r} after {progress.position:,} steps"
+
+
+def _best(program: Program, folder: Path) -> str:
+    path = folder / "best.safetensors"
+    if not path.is_file():
+        raise UsageError(f"run {folder.name!r} has no best state: no epoch of it was scored")
+    program.restore(program.arrays() | read(path), str(path))
+    return f"the best state of run {folder.name!r}"
+
+
+def _runs(folder: Path) -> str:
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    return f"it has {', '.join(names)}" if names else "it has none: train it first"
+
+
+def save_weights(program: Program, path: Path) -> int:
+    """Write parameters and buffers by the names of the user's module; gives their number.
+
+    `model.load_state_dict(safetensors.torch.load_file(path))` takes them. Written whole or not at all.
+    """
+    weights = program.state_dict()
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(weights, temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return len(weights)
