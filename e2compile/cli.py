@@ -1,7 +1,6 @@
 """The command line: arguments, progress, printing. Each verb is a call of the public functions."""
 
 import errno
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
-from e2compile import __version__, display
+from e2compile import __version__, display, load
 from e2compile.errors import E2CompileError, MissingError, UsageError
 
 if TYPE_CHECKING:
@@ -88,6 +87,7 @@ def compile_model(
         verify: Compare the program's numbers with PyTorch's.
         cache: Take a program that was compiled before from the cache.
     """
+    phases = display.Phases()
     from e2compile.compiler import compile
     from e2compile.options import parse_passes
     from e2compile.pipeline import capture_task
@@ -98,10 +98,10 @@ def compile_model(
 
     chosen, output = parse_passes(passes, settings), output or _default_output(model)
     find(target)
-    with display.Phases().shown(model) as phases:
+    with phases.shown(model):
         task = load_task(model, init)
         graph = capture_task(task).apply(*chosen)
-        phases.mark("loaded and captured")
+        phases.mark("imported and captured")
         program = compile(graph, target, output, seed, verify, cache, phases)
     display.compiled(program, summarise(program), f"e2compile train {shlex.quote(str(output))}")
     if train is not None:
@@ -131,7 +131,7 @@ def train(
 
     Args:
         program: A Program folder.
-        data: cifar10, cifar100, mnist, fashion-mnist, digits, or a folder; by default what the model file named.
+        data: digits, cifar10, cifar100, mnist, fashion-mnist or a folder; by default the model file's.
         epochs: How long; by default as long as the model file says.
         steps: How long in scheduled steps, instead of epochs.
         run: The run's name: checkpoints and results go to runs/NAME. A run of that name is replaced.
@@ -139,21 +139,16 @@ def train(
         results: Write the results to this JSON file.
         checkpoint_every: Scheduled steps between checkpoints.
     """
+    from e2compile.runtime.export import check_writable, write_json
     from e2compile.runtime.fit import Options
 
     options = Options(epochs, steps, run, resume, checkpoint_every=checkpoint_every)
-    _check_writable(results)
+    check_writable(results)
     given = {"--data": data, "--epochs": epochs, "--steps": steps, "--json": results}
     hint = [text for flag, value in given.items() if value is not None for text in (flag, str(value))]
-    gained = _train(_load(program), data, options, hint)
+    gained = _train(load(program), data, options, hint)
     if results is not None:
-        _write_json(results, asdict(gained))
-
-
-def _load(folder: Path) -> "Program":
-    from e2compile.runtime.program import Program
-
-    return Program(folder)
+        write_json(results, asdict(gained))
 
 
 def _train(program: "Program", data: Any, options: "Options", hint: Sequence[str] | None) -> "Results":
@@ -189,15 +184,15 @@ def evaluate(
         data: As for train.
         results: Write the figures to this JSON file.
     """
-    from e2compile.runtime.export import choose_state
+    from e2compile.runtime.export import check_writable, choose_state, write_json
 
-    _check_writable(results)
-    loaded = _load(program)
+    check_writable(results)
+    loaded = load(program)
     state = choose_state(loaded, which.run, which.best, which.initial)
     found = loaded.evaluate(data)
     display.evaluated(found, state)
     if results is not None:
-        _write_json(results, asdict(found) | {"state": state})
+        write_json(results, asdict(found) | {"state": state})
 
 
 @app.command
@@ -206,7 +201,7 @@ def inspect(program: Path, /, *, stage: str | None = None, diff: tuple[str, str]
 
     Args:
         program: A Program folder.
-        stage: Print this stage's graph, one typed line an operator with the model's line; without it, the list.
+        stage: Print this stage's graph, a typed line an operator with the model's line; without it, the list.
         diff: Two stages, to see what changed between them.
     """
     from e2compile.runtime.stages import difference, find_stage, read_stages
@@ -240,7 +235,7 @@ def export(
     """
     from e2compile.runtime.export import choose_state, save_weights
 
-    loaded = _load(program)
+    loaded = load(program)
     state = choose_state(loaded, which.run, which.best, which.initial)
     path = output or Path(f"{program.resolve().name}.{format}")
     display.say(f"{save_weights(loaded, path)} tensors of {state} written to {path}")
@@ -275,16 +270,6 @@ def doctor() -> None:
     problems = [f"{finding.name}: {finding.problem}" for finding in findings if finding.problem]
     if problems:
         raise MissingError("\n".join(problems))
-
-
-def _check_writable(path: Path | None) -> None:
-    """Before the work, not after it."""
-    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-        raise UsageError(f"cannot write {path}: its folder is not there, or it is one itself")
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,8 +15,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from e2compile import optimizer
 from e2compile.forward import ForwardGraph, classes, correct
-from e2compile.errors import CompileError
-from e2compile.graph import Kind, Slot, StepGraph, insert, targets, where
+from e2compile.errors import CompileError, UsageError
+from e2compile.graph import Kind, Slot, StepGraph, insert, targets, type_text, where
 from e2compile.task import Task
 
 aten = torch.ops.aten
@@ -38,6 +38,13 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
             aten.hardtanh_backward,
             aten.nll_loss_forward,
             aten.nll_loss_backward,
+            aten.leaky_relu,
+            aten.elu,
+            aten.gelu,
+            aten.native_group_norm,
+            aten.native_layer_norm,
+            aten.split_with_sizes,
+            aten.linalg_vector_norm,
         ]
     )
     own = {aten.addmm.default: _addmm, aten.var.correction: _variance}
@@ -60,8 +67,11 @@ def differentiate(forward: ForwardGraph, task: Task) -> StepGraph:
 
     Inputs: parameters, buffers, optimizer state, data, seed, step, learning rates [groups].
     Outputs: new buffers, parameters and optimizer state, then loss and metrics.
-    Raises CompileError where a gradient would have a tangent besides the loss's, which would make it wrong.
+    Raises UsageError where nothing is trained, and CompileError where a gradient would have a tangent
+    besides the loss's, which would make it wrong.
     """
+    if not list(optimizer.updated(task.model, task.optimizer)):
+        raise UsageError("the optimizer holds no parameter of the model that requires a gradient")
     joint = _joint(forward, task)
     builder = _Builder(joint, task)
     builder.copy()
@@ -210,6 +220,8 @@ class _Builder:
             self.map[node] = self.graph.node_copy(node, lambda n: self.map[n])
             _label(self.map[node], "backward" if node in backward else "forward")
         self._results()
+        loss = next(node for slot, node in self.outputs if slot.kind is Kind.LOSS)
+        self.map[tangent].meta |= {key: loss.meta[key] for key in ("where", "module")}
 
     def _results(self) -> None:
         output = self.joint.graph.output_node()
@@ -306,7 +318,7 @@ def _tidy(graph: StepGraph) -> StepGraph:
     for node in list(graph.graph.nodes):
         if node.target is aten._assert_tensor_metadata.default:
             graph.graph.erase_node(node)
-        elif node.op == "call_function" and node.target in _IDENTITIES:
+        elif node.op == "call_function" and (node.target in _IDENTITIES or _keeps_type(node)):
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
     slots = len(graph.inputs)
@@ -315,6 +327,11 @@ def _tidy(graph: StepGraph) -> StepGraph:
     _blame_accumulations(result)
     assert len(result.find_nodes(op="placeholder")) == slots
     return StepGraph(fx.GraphModule(graph.module, result), graph.inputs, graph.outputs)
+
+
+def _keeps_type(node: fx.Node) -> bool:
+    """A cast to the type that the tensor has."""
+    return node.target is aten._to_copy.default and type_text(node.args[0].meta["val"]) == type_text(node.meta["val"])  # type: ignore[union-attr]
 
 
 def _split_convolution(graph: fx.Graph, node: fx.Node) -> None:
@@ -338,7 +355,7 @@ def _split_convolution(graph: fx.Graph, node: fx.Node) -> None:
 def _blame_accumulations(graph: fx.Graph) -> None:
     """Autograd's accumulation adds carry no line; they get that of what they add."""
     for node in graph.nodes:
-        if node.op == "call_function" and not node.meta["where"]:
+        if node.op == "call_function" and not (node.meta["where"] or node.meta["module"]):
             source = next((n for n in reversed(node.all_input_nodes) if n.meta.get("where")), None)
-            if source is not None and node.meta["phase"] != "update":
+            if source is not None and node.meta["phase"] == "backward":
                 node.meta |= {k: source.meta[k] for k in ("where", "module")}

@@ -51,7 +51,8 @@ def say(text: str) -> None:
 def complain(error: BaseException) -> None:
     """An error's message and notes on stderr."""
     notes = getattr(error, "__notes__", [])
-    err.print(Text("error: ", "bold red"), "\n".join([str(error), *notes]), sep="", end="\n", markup=False, soft_wrap=True)
+    message = "\n".join([str(error), *notes])
+    err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
 
 
 def table(rows: Iterable[tuple[str, str]]) -> None:
@@ -69,9 +70,9 @@ class Phases:
         self.began = time.perf_counter()
 
     @contextmanager
-    def shown(self, what: str) -> Iterator["Phases"]:
+    def shown(self, what: str) -> Iterator[None]:
         with out.status(Text(f"compiling {what}")):
-            yield self
+            yield
 
     def __call__(self, name: str, seconds: float) -> None:
         out.print(f"  {name:<24}{seconds:7.2f} s", markup=False)
@@ -105,7 +106,8 @@ def _verification(summary: "Summary") -> str:
     if summary.worst is None:
         return "passed"
     worst = summary.worst
-    return f"passed; closest to its bound: {worst.error:.2g} of {worst.bound:.2g} ({worst.name} {worst.target})"
+    where = f"{worst.name} {worst.target}"
+    return f"passed; closest to its bound: {worst.error:.2g} of {worst.bound:.2g} ({where})"
 
 
 def _size(count: int) -> str:
@@ -176,10 +178,11 @@ class Training:
 def trained(results: "Results", program: "Program", run: str) -> None:
     """What a run gave."""
     share = results.steps_executed / max(results.steps_scheduled, 1)
+    accuracy = "none: not a classification" if results.accuracy is None else f"{results.accuracy:.2%}"
     rows = [
         ("scheduled steps", f"{results.steps_scheduled:,}"),
         ("executed steps", f"{results.steps_executed:,} ({share:.1%})"),
-        ("test accuracy", "none: not a classification" if results.accuracy is None else f"{results.accuracy:.2%}"),
+        ("test accuracy", accuracy),
         ("test loss", f"{results.test_loss:.4f}"),
         ("seconds", f"{results.seconds:.1f} ({results.images_per_second:,.0f} images/s)"),
         ("run", str(program.folder / "runs" / run)),
@@ -194,15 +197,15 @@ def interrupted(folder: Path, run: str, last: "Event | None", arguments: Sequenc
     say(f"interrupted after step {last.position:,}; the newest checkpoint is in {folder}/runs/{run}")
     named = [] if run == "default" else ["--run", run]
     if arguments is None:
-        say(f"the data is the model file's own: from Python, program.fit(data, run={run!r}, resume=True) goes on")
+        say(f"the data is the model file's own: program.fit(data, run={run!r}, resume=True) goes on")
     else:
         say(f"to go on: {shlex.join(['e2compile', 'train', str(folder), '--resume', *named, *arguments])}")
 
 
 def evaluated(result: "Evaluation", state: str) -> None:
     accuracy = [] if result.accuracy is None else [("test accuracy", f"{result.accuracy:.2%}")]
-    rows = [("state", state), *accuracy, ("test loss", f"{result.loss:.4f}"), ("samples", f"{result.samples:,}")]
-    table(rows)
+    rest = [("test loss", f"{result.loss:.4f}"), ("samples", f"{result.samples:,}")]
+    table([("state", state), *accuracy, *rest])
 
 
 def stages(found: "Iterable[SavedStage]") -> None:

@@ -1,5 +1,8 @@
 """Forward: the user's step exported as a graph, their lines on every node, draws by counter."""
 
+import contextlib
+import itertools
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.proxy import _register_stack_trace_anchor
 
 from e2compile.errors import CompileError, UsageError
 from e2compile.graph import insert
@@ -17,7 +21,7 @@ from e2compile.task import Task
 aten = torch.ops.aten
 
 _PREFIX = "model."
-_LIBRARY = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_LIBRARY = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,20 @@ class _Training(nn.Module):
         self.model, self.loss = task.model, task.loss
 
     def forward(self, *batch: Tensor) -> tuple[Tensor, ...]:
+        before = [(m, name, b) for m in self.modules() for name, b in m._buffers.items() if b is not None]
         output = self.model(*batch[:-1])
         loss = self.loss(output, batch[-1])
+        for module, name, buffer in before:
+            _write_back(module, name, buffer)
         return loss, *(correct(output.detach(), batch[-1]).sum() for _ in classes(output, batch[-1]))
+
+
+def _write_back(module: nn.Module, name: str, buffer: Tensor) -> None:
+    """`self.mean = new` as `self.mean.copy_(new)`: torch.export loses an assignment without a word."""
+    new = module._buffers[name]
+    if new is not None and new is not buffer:
+        buffer.copy_(new)
+        module._buffers[name] = buffer
 
 
 class _Evaluation(nn.Module):
@@ -75,6 +90,8 @@ def capture_forward(task: Task, training: bool) -> ForwardGraph:
     draws numbers in a way that has no counter-based form.
     """
     mode = task.model.training
+    if not isinstance(task.loss, nn.Module):
+        _register_stack_trace_anchor(task.loss)  # else only lines of methods named forward are kept
     step: nn.Module = (_Training if training else _Evaluation)(task)
     step.train(training)
     try:
@@ -138,6 +155,7 @@ def _canonical_names(module: fx.GraphModule, model: nn.Module) -> None:
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     for name, tensor in named:
         canonical[_PREFIX + name] = first.setdefault(id(tensor), _PREFIX + name)
+    aliases = [name for name, own in canonical.items() if name != own]
     seen: dict[str, fx.Node] = {}
     for node in list(module.graph.find_nodes(op="get_attr")):
         target = canonical.get(str(node.target), str(node.target))
@@ -147,6 +165,10 @@ def _canonical_names(module: fx.GraphModule, model: nn.Module) -> None:
         else:
             node.target = target
             seen[target] = node
+    for alias in aliases:
+        owner, _, name = alias.rpartition(".")
+        with contextlib.suppress(AttributeError):  # export keeps those that it uses
+            delattr(module.get_submodule(owner), name)
 
 
 def _add_counters(module: fx.GraphModule) -> None:
@@ -159,23 +181,22 @@ def _add_counters(module: fx.GraphModule) -> None:
 
 
 def _draws_by_counter(module: fx.GraphModule) -> None:
-    """Each random call becomes a comparison with e2.uniform; its site is its place in the graph.
+    """Each random call becomes a comparison with e2.uniform; its site is its place among the draws.
 
     bernoulli(q) is uniform < q, so dropout keeps where uniform < 1 - p, as PyTorch's own does.
     """
     graph = module.graph
     seed, step = (next(n for n in graph.find_nodes(op="placeholder") if n.name == name) for name in ("seed", "step"))
-    site = 0
+    sites = itertools.count(1)
     for node in list(graph.nodes):
         if node.op != "call_function" or torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
             continue
         rewrite = _DRAWS.get(node.target)
         if rewrite is None:
             raise CompileError(f"{node.target} has no counter-based form", [user_line(node)])
-        site += 1
 
-        def draw(size: Any, node: fx.Node = node, site: int = site) -> fx.Node:
-            return insert(graph, UNIFORM, seed, step, site, list(size), blame=node)
+        def draw(size: Any, node: fx.Node = node) -> fx.Node:
+            return insert(graph, UNIFORM, seed, step, next(sites), list(size), blame=node)
 
         with graph.inserting_before(node):
             node.replace_all_uses_with(rewrite(graph, node, draw))
@@ -194,6 +215,8 @@ def _dropout(graph: fx.Graph, node: fx.Node, draw: _Draw) -> fx.Node:
         shape = [*shape[:2], *(1 for _ in shape[2:])]
     if not training or p == 0:
         return x  # type: ignore[return-value]
+    if p == 1:
+        return insert(graph, aten.mul.Scalar, x, 0.0, blame=node)
     keep = insert(graph, aten.lt.Scalar, draw(shape), 1 - p, blame=node)  # type: ignore[operator]
     scale = insert(graph, aten._to_copy.default, keep, dtype=torch.float32, blame=node)
     scale = insert(graph, aten.div.Scalar, scale, 1 - p, blame=node)  # type: ignore[operator]

@@ -173,7 +173,7 @@ def insert(graph: fx.Graph, target: Any, *args: Any, blame: fx.Node, **kwargs: A
     """
     node = graph.call_function(target, args, kwargs)
     plain_args, plain_kwargs = fx.node.map_arg((args, kwargs), lambda n: n.meta["val"])
-    node.meta = {k: blame.meta[k] for k in ("phase", "where", "module") if k in blame.meta}
+    node.meta = {k: blame.meta[k] for k in ("phase", "where", "module", "custom") if k in blame.meta}
     node.meta["val"] = target(*plain_args, **plain_kwargs)
     return node
 
@@ -270,3 +270,14 @@ def _condition(graph: StepGraph, condition: fx.Node) -> StepGraph:
     result.output([copies[condition]])
     module = fx.GraphModule(graph.module, result)
     return StepGraph(module, tuple(slot for slot, _ in slots), (Slot(Kind.KEEP, "keep"),))
+
+
+def in_float64(module: fx.GraphModule) -> fx.GraphModule:
+    """The graph with its float32 constants and casts in float64, for float64 inputs: rounding is then 1e-16."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    for node in graph.nodes:
+        if node.kwargs.get("dtype") is torch.float32:
+            node.kwargs = {**node.kwargs, "dtype": torch.float64}
+    branches = {n: in_float64(c) for n, c in module.named_children() if isinstance(c, fx.GraphModule)}
+    return fx.GraphModule({**dict(module.named_children()), **branches}, graph)

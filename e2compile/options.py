@@ -9,6 +9,7 @@ from e2compile.errors import MissingError, UsageError
 from e2compile.passes import BY_NAME, DEFAULT, PLANNED
 from e2compile.pipeline import Pass
 
+_WORDS = {bool: "yes or no", int: "a whole number", float: "a number", str: "text"}
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -37,14 +38,15 @@ def parse_passes(names: str | None = None, settings: Sequence[str] = ()) -> tupl
     Raises UsageError for an unknown pass or option, or a value of the wrong type, and MissingError for a
     pass that is not in this version.
     """
-    chosen = _chosen(names)
-    values: dict[str, dict[str, Any]] = {name: {} for name in chosen}
+    values: dict[str, dict[str, Any]] = {name: {} for name in _chosen(names)}
     for setting in settings:
         name, option, value = _setting(setting)
         if name not in values:
-            raise UsageError(f"--set {setting}: pass {name} is not among those chosen ({', '.join(values) or 'none'})")
+            chosen = ", ".join(values) or "none"
+            raise UsageError(f"--set {setting}: pass {name} is not among those chosen ({chosen})")
         values[name][option] = value
-    return tuple(BY_NAME[item.name](**values[item.name]) for item in DEFAULT if item.name in values)
+    kinds: list[type[Any]] = [item for item in DEFAULT if item.name in values]
+    return tuple(kind(**values[kind.name]) for kind in kinds)
 
 
 def describe_passes() -> tuple[Description, ...]:
@@ -99,14 +101,15 @@ def _kind(kind: Any) -> str:
     """A type in words."""
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
-    return {bool: "yes or no", int: "a whole number", float: "a number", str: "text"}.get(kind, kind.__name__)
+    return str(_WORDS.get(kind, kind.__name__))
 
 
 def _describe(item: type[Any]) -> Description:
     hints = get_type_hints(item)
     options = tuple(Option(f.name, _kind(hints[f.name]), _default(f)) for f in fields(item))
     title = (sys.modules[item.__module__].__doc__ or "").partition("\n")[0]
-    return Description(item.name, title, (item.__doc__ or "").partition("\n")[0], options)
+    rewrite = (item.__doc__ or "").partition("\n")[0]
+    return Description(item.name, title, rewrite, options)
 
 
 def _default(field: "Field[Any]") -> str:

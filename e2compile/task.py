@@ -1,7 +1,9 @@
 """What a model file declares: model, loss, optimizer, batch, schedule and data."""
 
 import importlib.util
+import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from torch.optim.lr_scheduler import (
 
 from e2compile.errors import UsageError
 
+_LIBRARY = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
 _NAMES = ("model", "loss", "optimizer", "batch", "schedule", "data", "epochs")
 
 
@@ -71,6 +74,8 @@ def make_task(
     if not isinstance(epochs, int) or epochs < 1:
         raise UsageError(f"epochs must be a positive integer, not {epochs!r}")
     if optimizer is None:
+        if not list(model.parameters()):
+            raise UsageError("the model has no parameters to train")
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     if schedule is not None and schedule.optimizer is not optimizer:
         raise UsageError("schedule belongs to another optimizer than the task's")
@@ -117,11 +122,9 @@ def _call(function: Callable[[], Any], spec: str) -> Any:
     try:
         return function()
     except Exception as error:
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        line = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else spec
-        raise UsageError(f"{spec} fails: {type(error).__name__}: {error}\n  {line}") from error
+        places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
+        own = [p for p in places if not p.startswith((*_LIBRARY, "<")) and "site-packages" not in p]
+        raise UsageError(f"{spec} fails: {type(error).__name__}: {error}\n  {(own or [spec])[-1]}") from error
 
 
 def load_state(model: nn.Module, path: Path) -> None:

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from e2compile.forward import classes, correct
 from e2compile.errors import VerificationError
-from e2compile.graph import Kind, StepGraph, entry_points, text
+from e2compile.graph import Kind, StepGraph, entry_points, in_float64, text
 from e2compile.pipeline import TrainingGraph
 from e2compile.runtime.program import Program
 from e2compile.runtime.state import name_of
@@ -129,7 +129,7 @@ def graph_step(graph: StepGraph, program: Program, batch: Any, rates: Any, step:
         value = batch[int(slot.target)] if slot.kind is Kind.DATA else plain
         arguments.append(value.to(dtype) if value.is_floating_point() else value)
     with torch.no_grad():
-        results = graph.module(*arguments)
+        results = (in_float64(graph.module) if dtype is torch.float64 else graph.module)(*arguments)
     return {(slot.kind, slot.target): value for slot, value in zip(graph.outputs, results, strict=True)}
 
 

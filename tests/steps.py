@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from e2compile.graph import Kind, StepGraph
+from e2compile.graph import Kind, StepGraph, in_float64
 from e2compile.pipeline import capture_task
 from e2compile.task import Task, make_task
 from e2compile.verify import CounterDraws
@@ -56,7 +56,7 @@ def graph_steps(
     graph: StepGraph, task: Task, batches: Sequence[Batch], seed: int = 0, first: int = 0
 ) -> list[Named]:
     """What each of several consecutive steps of a graph gives, by slot."""
-    state, results = state_of(task, graph), []
+    state, results, module = state_of(task, graph), [], in_float64(graph.module)
     rates = torch.tensor([float(g["lr"]) for g in task.optimizer.param_groups], dtype=torch.float64)
     for step, batch in enumerate(batches, first):
         plain = {Kind.SEED: torch.tensor(seed), Kind.STEP: torch.tensor(step), Kind.RATE: rates}
@@ -65,7 +65,7 @@ def graph_steps(
             value = state[str(slot)] if slot.kind.is_state else plain.get(slot.kind)
             arguments.append(double(batch[int(slot.target)] if value is None else value))
         with torch.no_grad():
-            values = graph.module(*arguments)
+            values = module(*arguments)
         named = {str(slot): value.clone() for slot, value in zip(graph.outputs, values, strict=True)}
         state |= {name: value for name, value in named.items() if name in state}
         results.append(state | named)

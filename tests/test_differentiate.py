@@ -231,6 +231,9 @@ DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
     "F.dropout": lambda y: F.dropout(y, 0.35),
     "in place": lambda y: F.dropout(y * 1, 0.3, inplace=True),
     "nothing to drop": nn.Dropout(0.0),
+    "nothing to drop before a draw": nn.Sequential(nn.Dropout(0.0), nn.Dropout(0.3)),
+    "not in training before a draw": lambda y: F.dropout(F.dropout(y, 0.5, training=False), 0.3),
+    "all dropped before a draw": lambda y: F.dropout(F.dropout(y, 1.0) + y, 0.3),
     "all dropped": nn.Dropout(1.0),
     "stochastic depth": stochastic_depth,
     "rand_like": lambda y: y * (torch.rand_like(y) < 0.5),
@@ -251,11 +254,8 @@ def test_draws_without_a_counter_based_form_are_refused_on_their_line() -> None:
 
     with pytest.raises(CompileError, match="counter-based") as caught:
         capture_forward(task_of(Draws(noise), BATCH), training=True)
-    assert caught.value.where == ("test_differentiate.py:%d: return y + torch.randn_like(y)" % _line(noise, 1),)
-
-
-def _line(function: Callable[..., Any], offset: int) -> int:
-    return function.__code__.co_firstlineno + offset
+    line = Draws.forward.__code__.co_firstlineno + 1
+    assert caught.value.where == (f"test_differentiate.py:{line}: y = self.draw(self.conv(x))",)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_the_number_of_correct_samples_is_counted() -> None:
 def test_a_model_without_trained_parameters_is_refused() -> None:
     model = Tiny().requires_grad_(False)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
-    with pytest.raises(UsageError, match="no parameter"):
+    with pytest.raises(UsageError, match="holds no parameter"):
         _ = capture_task(make_task(model, BATCH, optimizer=optimizer)).step
 
 
@@ -322,3 +322,24 @@ def test_a_model_without_trained_parameters_is_refused() -> None:
 def test_an_optimizer_without_a_rule_is_refused(make: Any, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         _ = capture_task(task_of(Tiny(), BATCH, make)).step
+
+
+def test_a_model_without_parameters_is_refused() -> None:
+    with pytest.raises(UsageError, match="no parameters to train"):
+        make_task(nn.Flatten(), BATCH)
+
+
+class Constants(Tiny):
+    """Tensors that are neither parameters nor buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = torch.tensor([0.25, -0.5])
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = torch.tensor([0.5, 2.0])
+        return super().forward((x - self.shift[:, None, None]) * scale[:, None, None])
+
+
+def test_constant_tensors_are_part_of_the_step() -> None:
+    assert_captured_equals_eager(task_of(Constants(), BATCH))

@@ -5,14 +5,15 @@ from typing import Any
 
 import torch
 
-from e2compile.lower.loop import Compute, Load, Loop
+from e2compile.lower.kinds import ASSEMBLIES
+from e2compile.lower.loop import Compute, Load, Loop, View
 from e2compile.lower.views import VIEWS, Index, Shape, broadcast, squeezed
 from e2compile.ops import UNIFORM
 
 aten = torch.ops.aten
 
 _RESHAPES = (aten.view.default, aten.view_copy.default, aten._unsafe_view.default, aten.reshape.default)
-_POSITIONAL = (UNIFORM, aten.scatter.value)
+_POSITIONAL = (UNIFORM, aten.scatter.value, aten.arange.start_step, *ASSEMBLIES)
 
 
 def full(index: Index, shape: Shape) -> Index:
@@ -23,7 +24,10 @@ def full(index: Index, shape: Shape) -> Index:
 
 def source_index(load: Load, index: Index) -> Index:
     """The buffer index that a load reads at a loop index."""
-    place = broadcast(full(index, load.out), load.shape)
+    place = full(index, load.out)
+    for window in load.windows:
+        place[window.dim] = (place[window.dim] - window.start) // window.step
+    place = broadcast(place, load.shape)
     for view in load.views:
         place = VIEWS[view.op](place, view.out, view.source, view.arguments)
     return [i for i, size in zip(place, load.source, strict=True) if size != 1]
@@ -33,9 +37,15 @@ def is_affine(instruction: Load | Compute) -> bool:
     """Whether an instruction needs only linear addresses, not the place along each dimension."""
     if isinstance(instruction, Compute):
         return instruction.op not in _POSITIONAL
-    if instruction.computed is not None:
+    if instruction.computed is not None or instruction.windows:
         return False
-    return all(v.op not in _RESHAPES or squeezed(v.out) == squeezed(v.source) for v in instruction.views)
+    return all(_is_affine_view(view) for view in instruction.views)
+
+
+def _is_affine_view(view: View) -> bool:
+    if view.op in _RESHAPES:
+        return squeezed(view.out) == squeezed(view.source)
+    return view.op is not aten.repeat.default
 
 
 def probe(address: Any, rank: int) -> tuple[int, tuple[int, ...]]:

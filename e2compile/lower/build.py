@@ -7,9 +7,10 @@ import torch
 from torch import fx
 
 from e2compile.lower.fuse import Fusion, Group, aligned, holder
-from e2compile.lower.kinds import CONSTANTS, REDUCTIONS, Work, is_elementwise, reduced_dims, work
+from e2compile.lower.kinds import ASSEMBLIES, CONSTANTS, REDUCTIONS, Work, is_elementwise, reduced_dims, work
 from e2compile.lower.layout import Layout, Order
-from e2compile.lower.loop import Buffer, Compute, Load, Loop, Reduce, Value, View
+from e2compile.lower.loop import Buffer, Compute, Load, Loop, Reduce, Value, View, Window
+from e2compile.lower.windows import windows
 from e2compile.lower.scalar import dtype_text
 from e2compile.lower.views import Shape, shape_of, source_of, squeezed
 
@@ -65,13 +66,14 @@ class LoopBuilder:
                 return self.compute(source)
         return self.load(node, out)
 
-    def load(self, node: fx.Node, out: Shape) -> int:
+    def load(self, node: fx.Node, out: Shape, windows: tuple[Window, ...] = ()) -> int:
         source, chain = source_of(node)
         views = tuple(
             View(v.target, shape_of(v), shape_of(v.args[0]), _static(v.args[1:]))  # type: ignore
             for v in chain
         )
-        return self._emit(Load(self.buffer(source), out, shape_of(node), views, shape_of(source)))
+        load = Load(self.buffer(source), out, shape_of(node), views, shape_of(source), None, windows)
+        return self._emit(load)
 
     def compute(self, node: fx.Node) -> int:
         """The value of an element-wise call."""
@@ -84,6 +86,8 @@ class LoopBuilder:
             source: fx.Node = node.args[0]  # type: ignore[assignment]
             args: tuple[Any, ...] = (Value(self.operand(source, shape_of(source))),)
             op, kwargs = aten._to_copy.default, ()
+        elif node.target in ASSEMBLIES:
+            op, args, kwargs = node.target, self._assembled(node, out), ()  # type: ignore[assignment]
         else:
             args = tuple(Value(self.operand(a, out)) if isinstance(a, fx.Node) else _static(a) for a in node.args)
             dropped = ("dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking")
@@ -92,6 +96,12 @@ class LoopBuilder:
         index = self._emit(Compute(op, args, kwargs, dtype_text(node.meta["val"].dtype), out))
         self.values[node] = index
         return index
+
+    def _assembled(self, node: fx.Node, out: Shape) -> tuple[Any, ...]:
+        """What an assembly takes where a window's places are, and last, what it takes elsewhere."""
+        parts, rest = windows(node)
+        loads = [Value(self.load(part, out, places)) for part, places in parts]
+        return *loads, Value(self.load(rest, out)) if isinstance(rest, fx.Node) else rest
 
     def _gather(self, node: fx.Node, out: Shape) -> int:
         """gather(x, dim, places): a load whose index along dim is a value."""

@@ -100,6 +100,14 @@ def log1p(x: Expr) -> Expr:
     return tirx.Select(x > constant(1e9, x), tirx.log(x), small)
 
 
+def expm1(x: Expr) -> Expr:
+    """Kahan's again: (u - 1) x / log(u) with u = exp(x)."""
+    one = constant(1, x)
+    u = tirx.exp(x)
+    near = tirx.Select(tirx.EQ(u, one), x, (u - one) * (x / tirx.log(u)))
+    return tirx.Select(tirx.abs(x) < constant(0.5, x), near, u - one)
+
+
 _TANH = (
     (4.89352455891786e-03, 6.37261928875436e-04, 1.48572235717979e-05, 5.12229709037114e-08,
      -8.60467152213735e-11, 2.00018790482477e-13, -2.76076847742355e-16),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from e2compile.lower.kinds import EXPENSIVE, Work, is_elementwise, loop_shape, reduced_dims, work
+from e2compile.lower.kinds import ASSEMBLIES, EXPENSIVE, REDUCTIONS, Work, is_elementwise, loop_shape, reduced_dims, work
 from e2compile.lower.views import is_identity, shape_of, source_of, squeezed
 
 aten = torch.ops.aten
@@ -50,6 +50,8 @@ def aligned(operand: fx.Node, shape: tuple[int, ...]) -> bool:
 
 def buffered_operands(node: fx.Node) -> set[fx.Node]:
     """Operands that must lie in memory whatever is fused: those read at computed places."""
+    if node.target in ASSEMBLIES:
+        return {holder(operand) for operand in node.all_input_nodes}
     return {holder(node.args[0])} if node.target is aten.gather.default else set()  # type: ignore[arg-type]
 
 
@@ -88,7 +90,8 @@ class Fusion:
     def _may_join(self, node: fx.Node, group: Group) -> bool:
         if group.shape != loop_shape(node) or group.phase != node.meta["phase"]:
             return False
-        if any(n.target is aten.argmax.default for n in (node, *group.nodes)):
+        calls = {n.target for n in (node, *group.nodes)}
+        if aten.argmax.default in calls or (calls & set(ASSEMBLIES) and calls & set(REDUCTIONS)):
             return False
         if work(node) is Work.REDUCE and group.dims not in (None, reduced_dims(node)):
             return False

@@ -60,6 +60,9 @@ POOLS = (
     aten._adaptive_avg_pool2d_backward.default,
 )
 
+# Element-wise calls that take each element from one of several operands, by its place.
+ASSEMBLIES = (aten.cat.default, aten.constant_pad_nd.default, aten.slice_scatter.default)
+
 _WORK: dict[object, Work] = {
     operator.getitem: Work.ITEM,
     **dict.fromkeys(VIEWS, Work.VIEW),
@@ -69,7 +72,15 @@ _WORK: dict[object, Work] = {
     **dict.fromkeys(POOLS, Work.POOL),
     **dict.fromkeys([*ARITHMETIC, *COMPARISONS], Work.ELEMENTWISE),
     **dict.fromkeys(
-        [aten.where.self, aten._to_copy.default, aten.gather.default, aten.scatter.value, UNIFORM],
+        [
+            aten.where.self,
+            aten._to_copy.default,
+            aten.gather.default,
+            aten.scatter.value,
+            aten.arange.start_step,
+            UNIFORM,
+            *ASSEMBLIES,
+        ],
         Work.ELEMENTWISE,
     ),
 }
@@ -79,6 +90,8 @@ OPERATORS = tuple(_WORK)
 # Costly enough to be computed once and kept rather than again where they are used.
 EXPENSIVE = (
     aten.exp.default,
+    aten.exp2.default,
+    aten.expm1.default,
     aten.log.default,
     aten.tanh.default,
     aten.erf.default,
@@ -87,6 +100,7 @@ EXPENSIVE = (
     aten.pow.Tensor_Tensor,
     aten.gather.default,
     UNIFORM,
+    *ASSEMBLIES,
 )
 
 
@@ -146,6 +160,8 @@ def _why_not(node: fx.Node) -> str | None:
         return _why_not_adaptive(node, name)
     if node.target in REDUCTIONS and not reduced_dims(node) and REDUCTIONS[node.target] in ("argmax", "moments"):
         return f"{name} over a single value"
+    if node.target is aten.cat.default and len({len(shape_of(n)) for n in node.all_input_nodes}) != 1:
+        return f"{name} of an empty tensor"
     if node.target is aten.argmax.default and len(reduced_dims(node)) > 1:
         return f"{name} over several dimensions"
     dtype = getattr(node.meta["val"], "dtype", torch.float32)

@@ -39,8 +39,22 @@ class View:
 
 
 @dataclass(frozen=True)
+class Window:
+    """Every `step`-th place from `start` on along a dimension, `extent` of them."""
+
+    dim: int
+    start: int
+    extent: int
+    step: int = 1
+
+
+@dataclass(frozen=True)
 class Load:
-    """Reads an argument through views, broadcast to `out`; `computed` replaces an index by a value (gather)."""
+    """Reads an argument through views, broadcast to `out`.
+
+    `computed` replaces the index along a dimension by a value (gather). With `windows` only those places
+    may be read, and the argument lies there.
+    """
 
     buffer: int
     out: Shape
@@ -48,6 +62,7 @@ class Load:
     views: tuple[View, ...]
     source: Shape
     computed: tuple[int, int] | None = None
+    windows: tuple[Window, ...] = ()
 
 
 @dataclass(frozen=True)

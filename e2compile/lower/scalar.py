@@ -59,6 +59,8 @@ ARITHMETIC: dict[OpOverload, Rule] = {
     # 1/sqrt, not the hardware's approximation
     aten.rsqrt.default: lambda a: tirx.div(tirx.const(1, a.ty.dtype), tirx.sqrt(a)),
     aten.exp.default: tirx.exp,
+    aten.exp2.default: tirx.exp2,
+    aten.expm1.default: functions.expm1,
     aten.log.default: tirx.log,
     aten.log1p.default: functions.log1p,
     aten.sin.default: tirx.sin,

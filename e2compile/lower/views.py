@@ -73,6 +73,16 @@ def _slice(index: Index, out: Shape, source: Shape, arguments: Arguments) -> Ind
     return [start + i * step if d == dim % len(source) else i for d, i in enumerate(index)]
 
 
+def _repeat(index: Index, out: Shape, source: Shape, _: Arguments) -> Index:
+    tail = index[len(out) - len(source) :]
+    return [i % size for i, size in zip(tail, source, strict=True)]
+
+
+def _flip(index: Index, out: Shape, source: Shape, arguments: Arguments) -> Index:
+    flipped = {d % len(source) for d in arguments[0]}
+    return [source[d] - 1 - i if d in flipped else i for d, i in enumerate(index)]
+
+
 VIEWS: dict[OpOverload, Map] = {
     aten.view.default: _view,
     aten._unsafe_view.default: _view,
@@ -88,6 +98,8 @@ VIEWS: dict[OpOverload, Map] = {
     aten.transpose.int: _transpose,
     aten.select.int: _select,
     aten.slice.Tensor: _slice,
+    aten.repeat.default: _repeat,
+    aten.flip.default: _flip,
 }
 
 

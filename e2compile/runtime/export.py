@@ -1,7 +1,9 @@
-"""Which state of a program is meant, and its weights as a file."""
+"""What leaves a program: the state that is meant, its weights and its figures as files."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from safetensors.numpy import save_file
 
@@ -64,3 +66,14 @@ def save_weights(program: Program, path: Path) -> int:
     finally:
         temporary.unlink(missing_ok=True)
     return len(weights)
+
+
+def check_writable(path: Path | None) -> None:
+    """UsageError for a file that cannot be written after the work is done."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise UsageError(f"cannot write {path}: its folder is not there, or it is one itself")
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write figures."""
+    path.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Training runs: scheduled steps over a data set, dropped ones neither loaded nor run, resumable to the bit."""
+"""Training runs over a data set: dropped steps neither loaded nor run, resumable to the bit."""
 
 import json
 import os
@@ -48,7 +48,7 @@ class Options:
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
         if not re.fullmatch(r"\w[\w.-]*", self.run):
-            raise UsageError(f"a run's name is made of letters, digits, '_', '-' and '.', unlike {self.run!r}")
+            raise UsageError(f"a run's name is made of letters, digits, '_', '-', '.', unlike {self.run!r}")
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Run:
         return epochs * self.loader.steps_per_epoch
 
     def go(self, watch: Callable[[Event], None] | None = None) -> Results:
-        """Train to the end. An interrupt ends the step and writes a checkpoint first; it resumes to the bit."""
+        """Train to the end. An interrupt lets the step end and writes a checkpoint; it resumes to the bit."""
         self._start()
         self.began = time.perf_counter() - self.progress.seconds
         with interrupts_held() as interrupted, closing(self._batches()) as batches:
@@ -152,7 +152,8 @@ class Run:
         return self._finish()
 
     def _start(self) -> None:
-        found = checkpoint.newest(self.folder / "checkpoints", self.progress.fingerprint) if self.options.resume else None
+        checkpoints = self.folder / "checkpoints"
+        found = checkpoint.newest(checkpoints, self.progress.fingerprint) if self.options.resume else None
         if found is None:
             checkpoint.clear(self.folder)
             self.program.position = 0
@@ -211,6 +212,7 @@ class Run:
 
     def _finish(self) -> Results:
         test = evaluate(self.program, self.dataset.test, self.augment)
+        images = self.progress.executed * self.program.batch_size
         results = Results(
             steps_scheduled=self.progress.position,
             steps_executed=self.progress.executed,
@@ -219,7 +221,7 @@ class Run:
             test_loss=test.loss,
             validation_accuracy=self.progress.best_accuracy,
             seconds=self.progress.seconds,
-            images_per_second=self.progress.executed * self.program.batch_size / max(self.progress.seconds, 1e-9),
+            images_per_second=images / max(self.progress.seconds, 1e-9),
             history=list(self.progress.history),
         )
         (self.folder / "results.json").write_text(json.dumps(vars(results), indent=1) + "\n")

@@ -70,7 +70,8 @@ class Program:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All state in the module's layout: parameters and buffers by their own names, the rest prefixed."""
-        return {states.name_of(t): states.from_memory(self._state[t.target].numpy(), t) for t in self.manifest.state}
+        held = ((t, self._state[t.target].numpy()) for t in self.manifest.state)
+        return {states.name_of(t): states.from_memory(array, t) for t, array in held}
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Parameters and buffers with the names and layouts of the user's module, tied names included."""
@@ -93,7 +94,7 @@ class Program:
     def step(self, batch: Sequence[Any]) -> StepResult:
         """One scheduled step: asks `keep` first, and where it says no touches neither batch nor state.
 
-        `batch` holds numpy arrays, or anything that speaks DLPack, in the shapes the program was compiled for.
+        `batch` holds numpy arrays, or what speaks DLPack, in the shapes the program was compiled for.
         """
         return self.execute(batch) if self.keep(self.position) else self.drop()
 
@@ -117,12 +118,14 @@ class Program:
         )
 
     def predict(self, batch: Sequence[Any]) -> dict[str, NDArray[Any]]:
-        """Evaluation mode on one batch: `loss` [N], for a classification `correct` [N], and the model's `output`."""
+        """Evaluation mode on one batch: `loss` [N], `output`, and for a classification `correct` [N]."""
         results = self._call("evaluate", {"seed": self.seed, "step": self.position} | self._batch(batch))
         targets = (target for _, target in self.manifest.functions["evaluate"].returns)
         return {target: value.numpy() for target, value in zip(targets, results, strict=True)}
 
-    def fit(self, data: Any = None, watch: "Callable[[Event], None] | None" = None, **options: Any) -> "Results":
+    def fit(
+        self, data: Any = None, watch: "Callable[[Event], None] | None" = None, **options: Any
+    ) -> "Results":
         """Train on `data`, by default what the model file named; `options` are those of fit.Options."""
         from e2compile.runtime.fit import Options, Run
 
@@ -130,17 +133,20 @@ class Program:
 
     def evaluate(self, data: Any = None) -> Evaluation:
         """Mean loss and accuracy on the test split of `data`, by default what the model file named."""
-        from e2compile.runtime import fit
+        from e2compile.runtime.fit import evaluate, resolve
+        from e2compile.runtime.loader import Augment
 
-        dataset = fit.resolve(data, self)
-        return fit.evaluate(self, dataset.test, fit.Augment.of(dataset))
+        dataset = resolve(data, self)
+        return evaluate(self, dataset.test, Augment.of(dataset))
 
     def _call(self, name: str, values: Mapping[str, Any]) -> list[Any]:
-        arguments = [
-            self._state[t.target] if t.order is not None else self.library.tensor(np.array(values[t.target], t.dtype))
-            for t in self.manifest.functions[name].inputs
-        ]
-        return self.library.call(name, arguments)
+        inputs = self.manifest.functions[name].inputs
+        return self.library.call(name, [self._argument(t, values) for t in inputs])
+
+    def _argument(self, tensor: Tensor, values: Mapping[str, Any]) -> Any:
+        if tensor.order is not None:
+            return self._state[tensor.target]
+        return self.library.tensor(np.array(values[tensor.target], tensor.dtype))
 
     def _batch(self, batch: Sequence[Any]) -> dict[str, NDArray[Any]]:
         wanted = self.manifest.batch
@@ -152,7 +158,8 @@ class Program:
 def _checked(value: Any, tensor: Tensor) -> NDArray[Any]:
     array = value if isinstance(value, np.ndarray) else _as_array(value)
     if array.shape != tensor.shape:
-        raise UsageError(f"tensor {tensor.target} of the batch is {list(array.shape)}, not {list(tensor.shape)}")
+        shapes = f"{list(array.shape)}, not {list(tensor.shape)}"
+        raise UsageError(f"tensor {tensor.target} of the batch is {shapes}")
     if not np.can_cast(array.dtype, tensor.dtype, "same_kind"):
         raise UsageError(f"tensor {tensor.target} of the batch is {array.dtype}, not {tensor.dtype}")
     return array.astype(tensor.dtype, copy=False)

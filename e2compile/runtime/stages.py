@@ -53,5 +53,5 @@ def find_stage(stages: tuple[SavedStage, ...], name: str) -> SavedStage:
 
 def difference(before: SavedStage, after: SavedStage) -> str:
     """A unified diff of two texts, indentation apart, so that a graph moved into a branch compares equal."""
-    lines = ([line.strip() for line in stage.text.splitlines()] for stage in (before, after))
-    return "\n".join(difflib.unified_diff(*lines, before.name, after.name, lineterm=""))
+    old, new = ([line.strip() for line in stage.text.splitlines()] for stage in (before, after))
+    return "\n".join(difflib.unified_diff(old, new, before.name, after.name, lineterm=""))

@@ -11,7 +11,8 @@ from tvm.script.ir_builder import tirx as T
 
 from e2compile.lower import functions
 from e2compile.lower.access import full, is_affine, probe, source_index, strides
-from e2compile.lower.loop import Buffer, Compute, Load, Loop, Value
+from e2compile.lower.kinds import ASSEMBLIES
+from e2compile.lower.loop import Buffer, Compute, Load, Loop, Value, Window
 from e2compile.lower.scalar import ARITHMETIC, COMPARISONS, uniform
 from e2compile.lower.views import Index
 from e2compile.ops import UNIFORM
@@ -55,11 +56,36 @@ def _linear(accesses: Sequence[Sequence[int]], outer: int, axis: Axis) -> bool:
     return all(s[outer] == s[dim] * axis.extent for s in accesses)
 
 
+@dataclass(frozen=True)
+class Segment:
+    """A range of the innermost axis; `is_vector` where what is read in it does not depend on the place."""
+
+    start: int
+    stop: int
+    is_vector: bool
+
+
 class Body:
     """Evaluates a loop's instructions at a point given as one expression for each axis."""
 
-    def __init__(self, loop: Loop, views: Sequence[Any]) -> None:
+    def __init__(self, loop: Loop, views: Sequence[Any], segment: Segment | None = None) -> None:
         self.loop, self.views, self.axes = loop, views, axes(loop)
+        self.segment = segment
+
+    def segments(self) -> list[Segment]:
+        """The innermost axis cut where windows begin and end: each part of it is inside or outside."""
+        extent = self.axes[-1].extent
+        inner = [w for i in self.loop.instructions if isinstance(i, Load) for w in self._innermost(i)]
+        cuts = {edge for w in inner for edge in (w.start, w.start + w.extent * w.step) if 0 < edge < extent}
+        starts = [0, *sorted(cuts)]
+        stops = [*starts[1:], extent]
+        is_vector = all(w.step == 1 for w in inner)
+        return [Segment(*bounds, is_vector) for bounds in zip(starts, stops, strict=True)]
+
+    def _innermost(self, load: Load) -> list[Window]:
+        kept = [d for d, size in enumerate(load.out) if size != 1]
+        last = self.axes[-1].dims
+        return [w for w in load.windows if last and w.dim == kept[last[-1]]]
 
     def index(self, point: Sequence[Any]) -> Index:
         """The loop index of a point; only where no axes are merged."""
@@ -118,6 +144,10 @@ class Body:
             return _cast(args[0], call.dtype)
         if call.op is UNIFORM:
             return self._uniform(call, point, args)
+        if call.op in ASSEMBLIES:
+            return self._assemble(call, point, args)
+        if call.op is aten.arange.start_step:
+            return self._arange(call, point, args)
         if call.op is aten.scatter.value:
             return self._scatter(call, point, args)
         kwargs = dict(call.kwargs)
@@ -133,6 +163,37 @@ class Body:
             linear = linear * size + i
         linear = tirx.const(linear, "int32") if isinstance(linear, int) else linear
         return uniform(args[0], args[1], args[2], linear)
+
+    def _arange(self, call: Compute, point: Sequence[Any], args: list[Any]) -> Expr:
+        (place,) = full(self.index(point), call.out)
+        place = tirx.const(place, "int64") if isinstance(place, int) else place
+        step = args[2] if len(args) > 2 else 1
+        return _cast(args[0], call.dtype) + _cast(place, call.dtype) * _cast(step, call.dtype)
+
+    def _assemble(self, call: Compute, point: Sequence[Any], args: list[Any]) -> Expr:
+        """Each part where it is, and nothing read where it is not."""
+        place = full(self.index(point), call.out)
+        result = _cast(args[-1], call.dtype)
+        for part, value in reversed(list(zip(call.args[:-1], args[:-1], strict=True))):
+            load = self.loop.instructions[part.index]
+            assert isinstance(load, Load)
+            value = _cast(value, call.dtype)
+            conditions = self._inside(load, place)
+            if False not in conditions:
+                dynamic = [c for c in conditions if c is not True]
+                result = T.if_then_else(tirx.all(*dynamic), value, result) if dynamic else value
+        return result
+
+    def _inside(self, load: Load, place: Index) -> list[Any]:
+        """What holds where a part is: known in a segment, along the innermost axis."""
+        conditions: list[Any] = []
+        for window in load.windows:
+            known = self.segment is not None and window in self._innermost(load)
+            offset = (self.segment.start if known else place[window.dim]) - window.start  # type: ignore[union-attr]
+            conditions += [offset >= 0, offset < window.extent * window.step]
+            if window.step > 1:
+                conditions.append(tirx.EQ((place[window.dim] - window.start) % window.step, 0))
+        return conditions
 
     def _scatter(self, call: Compute, point: Sequence[Any], args: list[Any]) -> Expr:
         """scatter along a dimension of an index that has one place there: a comparison with the place."""

@@ -49,47 +49,43 @@ def elementwise(loop: Loop, machine: Machine) -> PrimFunc:
     """A loop with stores alone."""
     result: list[PrimFunc] = []
     with kernel(loop, result) as views:
-        body = Body(loop, views)
-        *outer, last = body.axes
-        width = lanes(last.extent, machine)
-        rows = math.prod(axis.extent for axis in outer)
+        whole = Body(loop, views)
+        bodies = [Body(loop, views, segment) for segment in whole.segments()]
+        outer = [axis.extent for axis in whole.axes[:-1]]
+        rows = math.prod(outer)
         is_parallel = math.prod(loop.shape) >= PARALLEL_ELEMENTS
         if rows > 1:
             with (T.parallel if is_parallel else T.serial)(0, rows) as row:
-                point = unflatten(row, [axis.extent for axis in outer])
-                with T.serial(0, last.extent // width) as block:
-                    _store(body, views, point, block * width, width)
-                _tail(body, views, point, last.extent, width)
+                for body in bodies:
+                    _row(body, unflatten(row, outer), machine, False)
         else:
-            _flat(body, views, [0 for _ in outer], last.extent, width, is_parallel)
+            for body in bodies:
+                _row(body, [0 for _ in outer], machine, is_parallel)
     return result[0]
 
 
-def _flat(body: Body, views: list[Any], point: list[Any], extent: int, width: int, is_parallel: bool) -> None:
+def _row(body: Body, point: list[Any], machine: Machine, is_parallel: bool) -> None:
+    """A segment of the innermost axis: vectors, in chunks where in parallel, then a tail."""
+    segment = body.segment
+    assert segment is not None
+    extent = segment.stop - segment.start
+    width = lanes(extent, machine) if segment.is_vector else 1
     blocks = extent // width
     chunk = -(-blocks // _CHUNKS) if is_parallel else blocks
     with (T.parallel if is_parallel else T.serial)(0, -(-blocks // max(chunk, 1))) as part:
         with T.serial(0, T.min(chunk, blocks - part * chunk)) as block:
-            _store(body, views, point, (part * chunk + block) * width, width)
-    _tail(body, views, point, extent, width)
+            start = segment.start + (part * chunk + block) * width
+            vectorized(width, lambda lane: _assign(body, [*point, start + lane]))
+    if blocks * width < extent:
+        with T.serial(0, extent - blocks * width) as lane:
+            _assign(body, [*point, lane + (segment.start + blocks * width)])
 
 
-def _tail(body: Body, views: list[Any], point: list[Any], extent: int, width: int) -> None:
-    start = extent // width * width
-    if start < extent:
-        with T.serial(0, extent - start) as lane:
-            _assign(body, views, [*point, lane + start])
-
-
-def _store(body: Body, views: list[Any], point: list[Any], start: Any, width: int) -> None:
-    vectorized(width, lambda lane: _assign(body, views, [*point, start + lane]))
-
-
-def _assign(body: Body, views: list[Any], point: Sequence[Any]) -> None:
+def _assign(body: Body, point: Sequence[Any]) -> None:
     values = body.values(point)
     for value, target in body.loop.stores:
         buffer = body.loop.buffers[target]
-        T.buffer_store(views[target], values[value], [body.address(buffer, point)])
+        T.buffer_store(body.views[target], values[value], [body.address(buffer, point)])
 
 
 def vectorized(width: int, body: Callable[[Any], None]) -> None:

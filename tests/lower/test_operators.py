@@ -160,6 +160,8 @@ SAMPLES: dict[Any, list[Sample]] = {
         call(floats(7)),
         call(floats(5, 4), 0, 2, 3),
     ],
+    aten.repeat.default: [call(floats(2, 3), [2, 1, 2]), call(floats(3), [4]), call(floats(1, 5, 1, 1), [2, 1, 3, 1])],
+    aten.flip.default: [call(floats(2, 5, 3, 4), [1, -1]), call(floats(37), [0]), call(floats(1, 4), [0])],
     # Constants.
     aten.full.default: [
         call([2, 3], 1.5),
@@ -295,6 +297,8 @@ SAMPLES: dict[Any, list[Sample]] = {
     aten.sqrt.default: [*positive(), call(integers(5, low=1))],
     aten.rsqrt.default: positive(),
     aten.exp.default: [*unary(), call(torch.linspace(-110, 95, 400)), call(integers(5))],
+    aten.exp2.default: [*unary(), call(torch.linspace(-140, 130, 400))],
+    aten.expm1.default: [*unary(), call(torch.linspace(-20, 80, 400)), call(torch.logspace(-20, 0, 99), atol=0)],
     aten.log.default: [*positive(), call(torch.logspace(-38, 38, 400))],
     aten.log1p.default: [*positive(), call(torch.logspace(-30, 30, 400)), call(-torch.logspace(-30, -0.1, 99))],
     aten.sin.default: unary(),
@@ -326,6 +330,33 @@ SAMPLES: dict[Any, list[Sample]] = {
     aten.bitwise_not.default: [call(booleans(5, 3)), call(integers(9))],
     **{getattr(aten, name).Tensor: compared() for name in ("eq", "ne", "lt", "le", "gt", "ge")},
     **{getattr(aten, name).Scalar: compared_scalar() for name in ("eq", "ne", "lt", "le", "gt", "ge")},
+    # Assemblies.
+    aten.cat.default: [
+        call([floats(2, 5, 3, 4), floats(2, 3, 3, 4)], 1),
+        call([floats(2, 16, 9, 9), floats(2, 32, 9, 9), floats(2, 1, 9, 9)], 1),
+        call([floats(2, 5), floats(2, 5)], -1),
+        call([floats(3, 1), floats(1, 1), floats(2, 1)]),
+        call([floats(5), doubles(3), integers(2)]),
+        call([booleans(5), booleans(12)]),
+        call([floats(7)]),
+    ],
+    aten.constant_pad_nd.default: [
+        call(floats(2, 5, 3, 4), [1, 2, 0, 1]),
+        call(floats(2, 5, 3, 4), [0, 0, 0, 0, 2, 3], 1.5),
+        call(floats(2, 5, 3, 4), [-1, 2, 0, -1], -float("inf")),
+        call(floats(1), [3, 3]),
+        call(integers(9), [1, 1], 7),
+    ],
+    aten.slice_scatter.default: [
+        call(floats(2, 5, 3, 4), floats(2, 2, 3, 4), 1, 1, 3),
+        call(floats(2, 5, 3, 9), floats(2, 5, 3, 5), 3, 0, 9223372036854775807, 2),
+        call(floats(8), floats(3), 0, -4, -1),
+        call(floats(8), floats(8)),
+        call(floats(8), floats(1), 0, 7),
+    ],
+    aten.arange.start_step: [
+        call(0, 5), call(2.0, 4.0, 0.5), call(7, 0, -2, dtype=torch.float32), call(3, 4),
+    ],
     # The rest.
     aten.where.self: [
         call(booleans(2, 5, 3, 4), floats(2, 5, 3, 4), floats(2, 5, 3, 4)),
