@@ -16,7 +16,7 @@ from torch import nn
 
 from e2compile import optimizer
 from e2compile.errors import UsageError
-from e2compile.graph import StepGraph, where
+from e2compile.graph import Kind, StepGraph, where
 from e2compile.pipeline import Stage
 from e2compile.runtime import manifest as manifests
 from e2compile.runtime.manifest import Manifest
@@ -25,31 +25,24 @@ from e2compile.task import Task
 
 
 @contextmanager
-def writing(output: Path | str | None) -> Iterator["Place"]:
-    """A temporary folder beside `output` that takes its place when the block ends without an error.
+def writing(output: Path | str | None) -> Iterator[tuple[Path, Path]]:
+    """A temporary folder, and where it goes when the block ends without an error: `output`, or a new one.
 
-    Raises UsageError where `output` holds something that is not a Program.
+    Raises UsageError where `output` holds something that is not a Program, or cannot be written.
     """
     final = Path(output) if output is not None else Path(tempfile.mkdtemp(prefix="e2compile-"))
     if final.exists() and not _is_replaceable(final):
         raise UsageError(f"{final} exists and is not a Program: choose another output")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Place(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
     except OSError as error:
         raise UsageError(f"cannot write to {final.parent}: {error.strerror}") from error
-    temporary.final = final
     try:
-        yield temporary
+        yield temporary, final
         _swap(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-class Place(type(Path())):  # type: ignore[misc]
-    """A folder being written, and where it goes."""
-
-    final: Path
 
 
 def _is_replaceable(folder: Path) -> bool:
@@ -125,6 +118,13 @@ def aliases(model: nn.Module) -> dict[str, str]:
         if first.setdefault(id(tensor), name) != name:
             result[name] = first[id(tensor)]
     return result
+
+
+def hidden(model: nn.Module, step: StepGraph) -> tuple[str, ...]:
+    """Parameters and buffers of a step that are none of the module's state_dict: the loss's, and not persistent ones."""
+    named = set(model.state_dict())
+    kinds = (Kind.PARAMETER, Kind.BUFFER)
+    return tuple(slot.target for slot in step.inputs if slot.kind in kinds and slot.target not in named)
 
 
 def seal(place: Path, manifest: Manifest) -> None:

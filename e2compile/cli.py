@@ -135,7 +135,7 @@ def train(
         epochs: How long; by default as long as the model file says.
         steps: How long in scheduled steps, instead of epochs.
         run: The run's name: checkpoints and results go to runs/NAME. A run of that name is replaced.
-        resume: Go on from the run's newest checkpoint.
+        resume: Go on from the run's newest checkpoint, if there is one.
         results: Write the results to this JSON file.
         checkpoint_every: Scheduled steps between checkpoints.
     """

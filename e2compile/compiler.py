@@ -52,7 +52,7 @@ def compile(
     rates = tabulate(graph.task)
     fingerprint = _fingerprint(graph, chosen, verify)
     store = Cache(folder())
-    with artefact.writing(output) as place:
+    with artefact.writing(output) as (place, final):
         is_cached = cache and store.fetch(fingerprint, place)
         if not is_cached:
             functions = _build(graph, chosen, place, clock)
@@ -66,7 +66,7 @@ def compile(
                 store.keep(fingerprint, place, _CACHED)
         artefact.seal(place, manifest)
     clock.done("from the cache" if is_cached else "written")
-    return Program(place.final)
+    return Program(final)
 
 
 class _Clock:
@@ -137,6 +137,7 @@ def _manifest(graph: TrainingGraph, target: Target, fingerprint: str, seed: int,
         epochs=task.epochs,
         schedule_unit=task.schedule_unit,
         aliases=artefact.aliases(task.model),
+        hidden=artefact.hidden(task.model, graph.step),
         versions={"e2compile": __version__} | {name: version(name) for name in ("torch", "apache-tvm", "numpy")},
         source=task.source,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -4,6 +4,7 @@ import contextlib
 import operator
 import warnings
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -41,13 +42,12 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
             aten.leaky_relu,
             aten.elu,
             aten.gelu,
-            aten.native_group_norm,
             aten.native_layer_norm,
-            aten.split_with_sizes,
             aten.linalg_vector_norm,
         ]
     )
-    own = {aten.addmm.default: _addmm, aten.var.correction: _variance}
+    own = {aten.addmm.default: _addmm, aten.var.correction: _variance, aten.split_with_sizes.default: _split}
+    own[aten.native_group_norm.default] = _group_norm
     return dict(core_aten_decompositions().items()) | extra | own
 
 
@@ -60,6 +60,25 @@ def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float 
 
 def _variance(x: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False) -> Tensor:
     return torch.var_mean(x, dim, correction=correction, keepdim=keepdim)[0]
+
+
+def _split(x: Tensor, sizes: list[int], dim: int = 0) -> list[Tensor]:
+    starts = accumulate(sizes, initial=0)
+    return [aten.slice.Tensor(x, dim, start, start + size) for start, size in zip(starts, sizes, strict=False)]
+
+
+def _group_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, n: int, c: int, _: int, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As PyTorch's own, but without its as_strided."""
+    grouped = x.reshape(n, groups, -1)
+    variance, mean = torch.var_mean(grouped, 2, correction=0, keepdim=True)
+    inverse = torch.rsqrt(variance + eps)
+    y = ((grouped - mean) * inverse).reshape(x.shape)
+    shape = [c, *(1 for _ in x.shape[2:])]
+    y = y if weight is None else y * weight.reshape(shape)
+    y = y if bias is None else y + bias.reshape(shape)
+    return y, mean.reshape(n, groups), inverse.reshape(n, groups)
 
 
 def differentiate(forward: ForwardGraph, task: Task) -> StepGraph:
@@ -104,7 +123,7 @@ def evaluation_graph(forward: ForwardGraph, task: Task) -> StepGraph:
     counters = (torch.zeros((), dtype=torch.int64), torch.zeros((), dtype=torch.int64))
     try:
         with torch.no_grad(), fx.traceback.preserve_node_meta():
-            pure = torch.func.functionalize(run, remove="mutations_and_views")
+            pure = torch.func.functionalize(run, remove="mutations")
             traced = make_fx(pure, decomposition_table=decompositions(), tracing_mode="fake")(
                 state, *task.batch, *counters
             )
@@ -311,10 +330,20 @@ def _name_placeholders(graph: fx.Graph, slots: list[Slot]) -> None:
 _IDENTITIES = (aten.alias.default, aten.detach.default, aten.clone.default, aten.lift_fresh_copy.default)
 
 
+def _is_moving(node: fx.Node) -> bool:
+    """Whether a clone changes strides: without it, not every view after it is one."""
+    if node.target is not aten.clone.default:
+        return False
+    return bool(node.meta["val"].stride() != node.args[0].meta["val"].stride())  # type: ignore[union-attr]
+
+
 def _tidy(graph: StepGraph) -> StepGraph:
     """Split convolution gradients, no identities, no duplicates, no dead code."""
     for node in list(graph.graph.find_nodes(op="call_function", target=aten.convolution_backward.default)):
         _split_convolution(graph.graph, node)
+    if any(_is_moving(node) for node in graph.graph.nodes):
+        for node in graph.graph.find_nodes(op="call_function", target=aten.view.default):
+            node.target = aten.reshape.default
     for node in list(graph.graph.nodes):
         if node.target is aten._assert_tensor_metadata.default:
             graph.graph.erase_node(node)

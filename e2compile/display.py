@@ -27,10 +27,10 @@ _LINES = 20
 _QUIET_SECONDS = 60.0
 _RECENT = 50
 
-_THEME = Theme({"ir.name": "cyan", "ir.type": "green", "ir.line": "dim", "ir.op": "bold"})
+THEME = Theme({"ir.name": "cyan", "ir.type": "green", "ir.line": "dim", "ir.op": "bold"})
 
-out = Console(theme=_THEME, highlight=False)
-err = Console(theme=_THEME, highlight=False, stderr=True)
+out = Console(theme=THEME, highlight=False)
+err = Console(theme=THEME, highlight=False, stderr=True)
 
 
 class _Graph(RegexHighlighter):

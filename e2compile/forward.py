@@ -100,6 +100,7 @@ def capture_forward(task: Task, training: bool) -> ForwardGraph:
         task.model.train(mode)
     for node in module.graph.nodes:
         node.meta["custom"] = {"where": user_line(node), "module": _module_path(node)}
+    _refuse_constants(module)
     _canonical_names(module, task.model)
     _add_counters(module)
     _draws_by_counter(module)
@@ -146,6 +147,16 @@ def user_line(node: fx.Node) -> str:
 def _module_path(node: fx.Node) -> str:
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     return str(stack[-1][0]).removeprefix(_PREFIX) if stack else ""
+
+
+def _refuse_constants(module: fx.GraphModule) -> None:
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    known = {name for name, _ in named}
+    plain = [node for node in module.graph.find_nodes(op="get_attr") if str(node.target) not in known]
+    if plain:
+        lines = [user_line(user) for node in plain for user in list(node.users)[:1]]
+        message = "a tensor is neither parameter nor buffer: hand it to register_buffer(..., persistent=False)"
+        raise CompileError(message, sorted(set(lines)))
 
 
 def _canonical_names(module: fx.GraphModule, model: nn.Module) -> None:

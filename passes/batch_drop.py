@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from e2compile.errors import UsageError
-from e2compile.graph import Kind, Slot, StepGraph, conditional, insert
+from e2compile.errors import CompileError, UsageError
+from e2compile.graph import Kind, Slot, StepGraph, conditional, entry_points, insert
 from e2compile.ops import UNIFORM
 from e2compile.pipeline import Change, Level
 
@@ -41,6 +41,8 @@ class BatchDrop:
     def __call__(self, step: StepGraph) -> Change:
         if self.p == 0:
             return Change(step, 0, ("p = 0 drops nothing",))
+        if entry_points(step).keep is not None:
+            raise CompileError("the step is guarded already: apply BatchDrop once")
         graph = fx.Graph()
         places = [_placeholder(graph, node) for node in step.placeholders]
         keep = self._keep(graph, step, places)

@@ -1,5 +1,6 @@
 """Fixtures of all tests: golden texts, and a cache of programs that is the session's own."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,3 +40,34 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("E2COMPILE_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """examples/digits.py with a quarter of the channels, two blocks and two epochs."""
+    text = (Path(__file__).parent.parent / "examples" / "digits.py").read_text()
+    for old, new in (("    Block(32, 32),\n", ""), ("16", "4"), ("32", "8"), ("epochs = 60", "epochs = 2")):
+        assert old in text
+        text = text.replace(old, new)
+    path = tmp_path_factory.mktemp("model") / "digits.py"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="session")
+def program_folder(model_file: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: ARG001
+    """`model_file` compiled with BatchDrop(p=0.5), seed 0. Read only: take `program_copy` to train it."""
+    import e2compile
+    from e2compile.passes import BatchDrop
+    from e2compile.pipeline import capture_task
+    from e2compile.task import load_task
+
+    folder = tmp_path_factory.mktemp("program") / "digits"
+    e2compile.compile(capture_task(load_task(str(model_file))).apply(BatchDrop(p=0.5)), output=folder)
+    return folder
+
+
+@pytest.fixture
+def program_copy(program_folder: Path, tmp_path: Path) -> Path:
+    """A Program folder of the test's own."""
+    return Path(shutil.copytree(program_folder, tmp_path / "digits"))

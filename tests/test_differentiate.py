@@ -329,17 +329,29 @@ def test_a_model_without_parameters_is_refused() -> None:
         make_task(nn.Flatten(), BATCH)
 
 
-class Constants(Tiny):
-    """Tensors that are neither parameters nor buffers."""
+class Shifted(Tiny):
+    """A constant tensor, as a buffer or as none."""
 
-    def __init__(self) -> None:
+    shift: Tensor
+
+    def __init__(self, is_buffer: bool) -> None:
         super().__init__()
-        self.shift = torch.tensor([0.25, -0.5])
+        shift = torch.tensor([0.25, -0.5])
+        if is_buffer:
+            self.register_buffer("shift", shift, persistent=False)
+        else:
+            self.shift = shift
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = torch.tensor([0.5, 2.0])
-        return super().forward((x - self.shift[:, None, None]) * scale[:, None, None])
+        return super().forward(x - self.shift[:, None, None])
 
 
-def test_constant_tensors_are_part_of_the_step() -> None:
-    assert_captured_equals_eager(task_of(Constants(), BATCH))
+def test_a_constant_in_a_buffer_is_part_of_the_step() -> None:
+    assert_captured_equals_eager(task_of(Shifted(is_buffer=True), BATCH))
+
+
+def test_a_constant_that_is_no_buffer_is_refused_on_its_line() -> None:
+    line = Shifted.forward.__code__.co_firstlineno + 1
+    with pytest.raises(CompileError, match="neither parameter nor buffer") as caught:
+        _ = capture_task(task_of(Shifted(is_buffer=False), BATCH)).step
+    assert [where.split(": ")[0] for where in caught.value.where] == [f"test_differentiate.py:{line}"]

@@ -12,7 +12,7 @@ from e2compile.ops import UNIFORM
 
 aten = torch.ops.aten
 
-_RESHAPES = (aten.view.default, aten.view_copy.default, aten._unsafe_view.default, aten.reshape.default)
+_RESHAPES = (aten.view.default, aten._unsafe_view.default, aten.reshape.default)
 _POSITIONAL = (UNIFORM, aten.scatter.value, aten.arange.start_step, *ASSEMBLIES)
 
 

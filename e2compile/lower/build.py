@@ -1,13 +1,14 @@
 """Groups become kernels: loops as data, contractions and poolings as workloads."""
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import fx
 
 from e2compile.lower.fuse import Fusion, Group, aligned, holder
-from e2compile.lower.kinds import ASSEMBLIES, CONSTANTS, REDUCTIONS, Work, is_elementwise, reduced_dims, work
+from e2compile.lower.kinds import ASSEMBLIES, CONSTANTS, REDUCTIONS, Work, is_constant, is_elementwise, reduced_dims, work
 from e2compile.lower.layout import Layout, Order
 from e2compile.lower.loop import Buffer, Compute, Load, Loop, Reduce, Value, View, Window
 from e2compile.lower.windows import windows
@@ -56,10 +57,8 @@ class LoopBuilder:
     def operand(self, node: fx.Node, out: Shape) -> int:
         """The value of a call's operand, broadcast to the call's shape."""
         source, _ = source_of(node)
-        if source.op == "call_function" and work(source) is Work.CONSTANT:
-            value = source.args[CONSTANTS[source.target]]  # type: ignore[index]
-            dtype = dtype_text(node.meta["val"].dtype)
-            return self._emit(Compute(aten.full.default, (value,), (), dtype, out))
+        if is_constant(source):
+            return self.load(node, out)
         if aligned(node, self.shape) and is_elementwise(source):
             is_inside = self.group is not None and self.fusion.of[source] is self.group
             if is_inside or self.fusion.is_recomputed(source):
@@ -67,10 +66,14 @@ class LoopBuilder:
         return self.load(node, out)
 
     def load(self, node: fx.Node, out: Shape, windows: tuple[Window, ...] = ()) -> int:
-        source, chain = source_of(node)
+        """The value of a holder's element, read through views, or of a constant."""
+        source, views_taken = source_of(node)
+        if is_constant(source):
+            value = source.args[CONSTANTS[source.target]]  # type: ignore[index]
+            return self._emit(Compute(aten.full.default, (value,), (), dtype_text(node.meta["val"].dtype), out))
         views = tuple(
             View(v.target, shape_of(v), shape_of(v.args[0]), _static(v.args[1:]))  # type: ignore
-            for v in chain
+            for v in views_taken
         )
         load = Load(self.buffer(source), out, shape_of(node), views, shape_of(source), None, windows)
         return self._emit(load)
@@ -82,7 +85,7 @@ class LoopBuilder:
         out = shape_of(node)
         if node.target is aten.gather.default:
             return self._gather(node, out)
-        if work_is_trivial_reduction(node):
+        if node.target in REDUCTIONS:  # over a single element
             source: fx.Node = node.args[0]  # type: ignore[assignment]
             args: tuple[Any, ...] = (Value(self.operand(source, shape_of(source))),)
             op, kwargs = aten._to_copy.default, ()
@@ -98,10 +101,11 @@ class LoopBuilder:
         return index
 
     def _assembled(self, node: fx.Node, out: Shape) -> tuple[Any, ...]:
-        """What an assembly takes where a window's places are, and last, what it takes elsewhere."""
+        """A value and its windows in turn, and last, what is elsewhere."""
         parts, rest = windows(node)
-        loads = [Value(self.load(part, out, places)) for part, places in parts]
-        return *loads, Value(self.load(rest, out)) if isinstance(rest, fx.Node) else rest
+        pairs = [(Value(self.load(part, out, places)), places) for part, places in parts]
+        elsewhere = Value(self.load(rest, out)) if isinstance(rest, fx.Node) else rest
+        return *chain.from_iterable(pairs), elsewhere
 
     def _gather(self, node: fx.Node, out: Shape) -> int:
         """gather(x, dim, places): a load whose index along dim is a value."""
@@ -172,10 +176,6 @@ class LoopBuilder:
         return "_".join(["loop", *names[:2], *names[2:][-2:]])
 
 
-def work_is_trivial_reduction(node: fx.Node) -> bool:
-    return node.target in REDUCTIONS
-
-
 def reduction_results(node: fx.Node) -> list[tuple[fx.Node | None, str]]:
     """The holders of a reduction's results with their types; None for one that nothing reads."""
     value = node.meta["val"]
@@ -212,8 +212,5 @@ def copy_loop(fusion: Fusion, layout: Layout, node: fx.Node, order: Order, donor
     """A loop that writes a node, read through whatever views, in an order of memory."""
     shape = squeezed(shape_of(node))
     builder = LoopBuilder(fusion, layout, None, shape, order)
-    source, _ = source_of(node)
-    is_constant = source.op == "call_function" and work(source) is Work.CONSTANT
-    value = builder.operand(node, shape_of(node)) if is_constant else builder.load(node, shape_of(node))
-    builder.store(node, order, donor, value)
+    builder.store(node, order, donor, builder.load(node, shape_of(node)))
     return builder.finish()

@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from e2compile.lower.access import is_affine, strides
-from e2compile.lower.kinds import Work, work
+from e2compile.lower.kinds import is_constant
 from e2compile.lower.layout import Layout, Order, default, natural, weight
 from e2compile.lower.loop import Buffer, Load, Loop, View
 from e2compile.lower.scalar import dtype_text
@@ -124,7 +124,7 @@ def _is_transposed(node: fx.Node, layout: Layout) -> bool:
 def lies_in(node: fx.Node, order: Order, layout: Layout) -> bool:
     """Whether a node's elements lie in memory in an order, without a copy."""
     source, chain = source_of(node)
-    if source.op == "call_function" and work(source) is Work.CONSTANT:
+    if is_constant(source):
         return False
     shape = squeezed(shape_of(node))
     held = Buffer(squeezed(shape_of(source)), layout[source], "float32")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from e2compile.lower.kinds import ASSEMBLIES, EXPENSIVE, REDUCTIONS, Work, is_elementwise, loop_shape, reduced_dims, work
+from e2compile.lower.kinds import ASSEMBLIES, EXPENSIVE, REDUCTIONS, Work, is_constant, is_elementwise, loop_shape, reduced_dims, work
 from e2compile.lower.views import is_identity, shape_of, source_of, squeezed
 
 aten = torch.ops.aten
@@ -82,7 +82,8 @@ class Fusion:
         shape = loop_shape(node)
         operands = [holder(n) for n in node.all_input_nodes if aligned(n, shape)]
         makers = {self.of[producer(n)] for n in operands if producer(n) in self.of}
-        yield from sorted(makers, key=lambda g: -g.number)
+        # reductions of one shape share a pass over what they read
+        yield from sorted(makers, key=lambda g: (g.dims is None, -g.number))
         for group in reversed(self.groups):
             if group.reads & set(operands):
                 yield group
@@ -154,7 +155,7 @@ class Fusion:
         shape, calls, found = loop_shape(node), 1, frozenset[fx.Node]()
         for operand in node.all_input_nodes:
             source = holder(operand)
-            if source.op == "call_function" and work(source) is Work.CONSTANT:
+            if is_constant(source):
                 continue
             if aligned(operand, shape):
                 leaves, operations = self.leaves(source)

@@ -186,6 +186,10 @@ def _why_not_adaptive(node: fx.Node, name: str) -> str | None:
     return None if all(a % b == 0 for a, b in sizes) else f"{name} of windows of different sizes"
 
 
+def is_constant(node: fx.Node) -> bool:
+    return node.op == "call_function" and work(node) is Work.CONSTANT
+
+
 def is_elementwise(node: fx.Node) -> bool:
     return node.op == "call_function" and work(node) is Work.ELEMENTWISE
 

@@ -86,7 +86,6 @@ def _flip(index: Index, out: Shape, source: Shape, arguments: Arguments) -> Inde
 VIEWS: dict[OpOverload, Map] = {
     aten.view.default: _view,
     aten._unsafe_view.default: _view,
-    aten.view_copy.default: _view,
     aten.reshape.default: _view,
     aten.unsqueeze.default: _squeezing,
     aten.squeeze.default: _squeezing,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from e2compile.errors import UsageError
-from e2compile.runtime.manifest import digest
+from e2compile.runtime.manifest import digest, own_digest
 from e2compile.runtime.state import read
 
 GENERATIONS = 2
@@ -22,6 +22,7 @@ class Progress:
     """Where a run stands. `steps_per_epoch` and `data` say on what; losses are kept beside the state."""
 
     fingerprint: str
+    seed: int
     position: int
     executed: int
     seconds: float
@@ -39,6 +40,7 @@ def save(folder: Path, progress: Progress, arrays: dict[str, NDArray[Any]]) -> N
     temporary.mkdir()
     save_file(arrays, temporary / "state.safetensors")
     content = asdict(progress) | {"state_sha256": digest(temporary / "state.safetensors")}
+    content["digest"] = own_digest(content)
     _write_synced(temporary / "progress.json", json.dumps(content).encode())
     final = folder / f"step-{progress.position:010d}"
     shutil.rmtree(final, ignore_errors=True)
@@ -80,12 +82,14 @@ def _generations(folder: Path) -> list[Path]:
 def _load(path: Path) -> tuple[Progress, dict[str, NDArray[Any]]]:
     try:
         content = json.loads((path / "progress.json").read_text())
-        stated = content.pop("state_sha256")
+        own, stated = content.pop("digest"), content["state_sha256"]
+        is_own = own == own_digest(content)
+        del content["state_sha256"]
         progress = Progress(**content | {"history": tuple(content["history"])})
         actual = digest(path / "state.safetensors")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is damaged ({error})") from error
-    if actual != stated:
+    if actual != stated or not is_own:
         raise UsageError(f"{path} is damaged (checksum)")
     return progress, read(path / "state.safetensors")
 

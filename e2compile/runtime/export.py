@@ -28,7 +28,11 @@ def choose_state(program: Program, run: str | None = None, best: bool = False, i
         raise UsageError(f"{program.folder} has no run {folder.name!r}; {_runs(folder.parent)}")
     if best:
         return _best(program, folder)
-    found = checkpoint.newest(folder / "checkpoints", program.manifest.fingerprint)
+    try:
+        found = checkpoint.newest(folder / "checkpoints", program.manifest.fingerprint)
+    except UsageError as error:
+        error.add_note("  the initial state can be had all the same: --initial")
+        raise
     if found is None:
         raise UsageError(f"run {folder.name!r} of {program.folder} has no checkpoint")
     progress, arrays = found

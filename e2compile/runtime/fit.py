@@ -123,7 +123,15 @@ class Run:
         self.folder = program.folder / "runs" / options.run
         self.losses: list[float] = []
         self.progress = Progress(
-            program.manifest.fingerprint, 0, 0, 0.0, self.dataset.name, self.loader.steps_per_epoch, None, ()
+            program.manifest.fingerprint,
+            program.seed,
+            position=0,
+            executed=0,
+            seconds=0.0,
+            data=self.dataset.name,
+            steps_per_epoch=self.loader.steps_per_epoch,
+            best_accuracy=None,
+            history=(),
         )
         self.total = self._total()
 
@@ -159,6 +167,8 @@ class Run:
             self.program.position = 0
             return
         progress, state = found
+        if progress.seed != self.progress.seed:
+            raise UsageError(f"the run was under seed {progress.seed}, the program's is {self.progress.seed}")
         if (progress.data, progress.steps_per_epoch) != (self.progress.data, self.progress.steps_per_epoch):
             raise UsageError(f"the run was on {progress.data} with {progress.steps_per_epoch} steps an epoch")
         self.losses = state.pop(_LOSSES).tolist()

@@ -43,7 +43,10 @@ class Function:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything about a Program that is not in its library or its state."""
+    """Everything about a Program that is not in its library or its state.
+
+    `aliases` are second names of tied tensors; `hidden` is state that the module's state_dict does not hold.
+    """
 
     fingerprint: str
     target: str
@@ -54,6 +57,7 @@ class Manifest:
     epochs: int
     schedule_unit: str
     aliases: dict[str, str]
+    hidden: tuple[str, ...]
     versions: dict[str, str]
     source: str
     created: str
@@ -73,7 +77,7 @@ class Manifest:
 def write(manifest: Manifest, folder: Path) -> None:
     """Write a manifest with the checksums of all that lies in the folder, `runs` apart, and its own."""
     content = asdict(manifest) | {"checksums": {name: digest(folder / name) for name in files(folder)}}
-    content["digest"] = _own_digest(content)
+    content["digest"] = own_digest(content)
     (folder / NAME).write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -89,10 +93,11 @@ def read(folder: Path) -> Manifest:
         raise UsageError(f"{path} is corrupted: compile the program again") from error
     if content.get("schema") != SCHEMA:
         raise UsageError(f"{path} has schema {content.get('schema')}, this version reads {SCHEMA}: compile again")
-    if stated != _own_digest(content):
+    if stated != own_digest(content):
         raise UsageError(f"{path} is corrupted: compile the program again")
     content["functions"] = {name: Function.parse(f) for name, f in content["functions"].items()}
-    content["passes"] = tuple(content["passes"])
+    for name in ("passes", "hidden"):
+        content[name] = tuple(content[name])
     return Manifest(**content)
 
 
@@ -117,5 +122,6 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _own_digest(content: dict[str, Any]) -> str:
+def own_digest(content: dict[str, Any]) -> str:
+    """A digest of JSON content that does not depend on how it is written."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -76,6 +76,7 @@ class Program:
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Parameters and buffers with the names and layouts of the user's module, tied names included."""
         module = {t.target for t in self.manifest.state if t.kind in ("parameter", "buffer")}
+        module -= set(self.manifest.hidden)
         own = {name: array for name, array in self.arrays().items() if name in module}
         return own | {alias: own[name] for alias, name in self.manifest.aliases.items() if name in own}
 

@@ -75,17 +75,18 @@ class Body:
     def segments(self) -> list[Segment]:
         """The innermost axis cut where windows begin and end: each part of it is inside or outside."""
         extent = self.axes[-1].extent
-        inner = [w for i in self.loop.instructions if isinstance(i, Load) for w in self._innermost(i)]
+        calls = [i for i in self.loop.instructions if isinstance(i, Compute) and i.op in ASSEMBLIES]
+        inner = [w for call in calls for _, windows in _parts(call.args) for w in self._innermost(call, windows)]
         cuts = {edge for w in inner for edge in (w.start, w.start + w.extent * w.step) if 0 < edge < extent}
         starts = [0, *sorted(cuts)]
         stops = [*starts[1:], extent]
         is_vector = all(w.step == 1 for w in inner)
         return [Segment(*bounds, is_vector) for bounds in zip(starts, stops, strict=True)]
 
-    def _innermost(self, load: Load) -> list[Window]:
-        kept = [d for d, size in enumerate(load.out) if size != 1]
+    def _innermost(self, call: Compute, windows: Sequence[Window]) -> list[Window]:
+        kept = [d for d, size in enumerate(call.out) if size != 1]
         last = self.axes[-1].dims
-        return [w for w in load.windows if last and w.dim == kept[last[-1]]]
+        return [w for w in windows if last and w.dim == kept[last[-1]]]
 
     def index(self, point: Sequence[Any]) -> Index:
         """The loop index of a point; only where no axes are merged."""
@@ -174,21 +175,19 @@ class Body:
         """Each part where it is, and nothing read where it is not."""
         place = full(self.index(point), call.out)
         result = _cast(args[-1], call.dtype)
-        for part, value in reversed(list(zip(call.args[:-1], args[:-1], strict=True))):
-            load = self.loop.instructions[part.index]
-            assert isinstance(load, Load)
-            value = _cast(value, call.dtype)
-            conditions = self._inside(load, place)
+        for part, windows in reversed(_parts(args)):
+            value = _cast(part, call.dtype)
+            conditions = self._inside(call, windows, place)
             if False not in conditions:
                 dynamic = [c for c in conditions if c is not True]
                 result = T.if_then_else(tirx.all(*dynamic), value, result) if dynamic else value
         return result
 
-    def _inside(self, load: Load, place: Index) -> list[Any]:
+    def _inside(self, call: Compute, windows: Sequence[Window], place: Index) -> list[Any]:
         """What holds where a part is: known in a segment, along the innermost axis."""
         conditions: list[Any] = []
-        for window in load.windows:
-            known = self.segment is not None and window in self._innermost(load)
+        for window in windows:
+            known = self.segment is not None and window in self._innermost(call, windows)
             offset = (self.segment.start if known else place[window.dim]) - window.start  # type: ignore[union-attr]
             conditions += [offset >= 0, offset < window.extent * window.step]
             if window.step > 1:
@@ -201,6 +200,11 @@ class Body:
         place = full(self.index(point), call.out)[dim]
         hit = tirx.EQ(tirx.Cast("int32", index), place)
         return tirx.Select(hit, _cast(value, call.dtype), _cast(source, call.dtype))
+
+
+def _parts(args: Sequence[Any]) -> list[tuple[Any, tuple[Window, ...]]]:
+    """The values and windows that an assembly's arguments hold in turn before the last."""
+    return list(zip(args[:-1:2], args[1::2], strict=True))
 
 
 def _cast(value: Any, dtype: str) -> Expr:

@@ -78,6 +78,25 @@ GRAPHS: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
     "a result that is a view": (lambda x: (x.t(), (x * 2).t(), (x * 2)[1]), (floats(4, 3),)),
     "scalars": (lambda x, y: (x * y, (x + 1).exp() - y), (floats(), floats())),
     "constants alone": (lambda x: (torch.full((3, 2), 2.0), torch.full_like(x, 3).sum(0)), (floats(5, 2),)),
+    "constants in assemblies": (
+        lambda x: (
+            torch.cat([x, torch.full((2, 3), 7.0), x * 2], 1),
+            torch.slice_scatter(torch.full((2, 9), 1.0), x, 1, 2, 6),
+            torch.slice_scatter(x, torch.full((2, 2), 1.0), 1, 0, 4, 2) + 1,
+        ),
+        (floats(2, 4),),
+    ),
+    "a concatenation in a large tensor": (
+        lambda x, y: ((z := torch.cat([x.relu(), y, x], 1)), z.sum((0, 2, 3)), (z * 2).exp()),
+        (floats(4, 16, 20, 20), floats(4, 11, 20, 20)),
+    ),
+    "a concatenation of concatenations": (
+        lambda x, y: torch.cat([(z := torch.cat([x, y.t()])), z * z, torch.cat([x, z], 0)], 0) - 1,
+        (floats(3, 5), floats(5, 4)),
+    ),
+    "a padding of a slice of a padding": (
+        lambda x: functional.pad(functional.pad(x, (1, 2))[:, 1:], (0, 3, 1, 0), value=2.0).exp(), (floats(5, 9),),
+    ),
     "a constant inside": (lambda x: torch.where(x > 0, torch.full_like(x, 2.0), x), (floats(5, 2),)),
     "a contraction between": (lambda x, w: (x.relu() @ w.exp()).relu().sum(0), (floats(9, 7), floats(7, 5))),
     "a contraction of permuted operands": (

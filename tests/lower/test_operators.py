@@ -132,7 +132,6 @@ SAMPLES: dict[Any, list[Sample]] = {
         call(integers(12), [3, 4]),
     ],
     aten._unsafe_view.default: [call(floats(2, 6, 3, 4), [12, 12])],
-    aten.view_copy.default: [call(floats(2, 6, 3, 4), [12, 12])],
     aten.reshape.default: [call(floats(2, 6, 3, 4), [6, -1])],
     aten.unsqueeze.default: [call(floats(5, 3), 0), call(floats(5, 3), -1), call(floats(), 0)],
     aten.squeeze.default: [call(floats(2, 1, 3, 1))],

@@ -1,0 +1,101 @@
+"""Imports go downward only; the runtime needs no torch; no pass knows another."""
+
+import subprocess
+import sys
+
+import pytest
+
+from e2compile.passes import DEFAULT
+from tests.sources import PLACES, imports, modules
+
+FLOORS = {
+    "e2compile.cli": 7,
+    "e2compile.__main__": 8,
+    "e2compile.display": 6,
+    "e2compile.doctor": 6,
+    "e2compile.options": 6,
+    "e2compile.compiler": 6,
+    "e2compile.verify": 6,
+    "e2compile.artefact": 6,
+    "e2compile.cache": 6,
+    "e2compile.schedule": 6,
+    "e2compile.targets": 5,
+    "e2compile.passes": 4,
+    "e2compile.energy": 3,
+    "e2compile.report": 3,
+    "e2compile.forward": 2,
+    "e2compile.differentiate": 2,
+    "e2compile.optimizer": 2,
+    "e2compile.pipeline": 2,
+    "e2compile.lower": 2,
+    "e2compile.runtime": 2,
+    "e2compile.graph": 1,
+    "e2compile.ops": 1,
+    "e2compile.task": 1,
+    "e2compile.errors": 0,
+}
+
+MODULES = modules()
+
+
+def place(name: str) -> str | None:
+    """The entry of the floors table that a module, or something in it, belongs to."""
+    parts = name.split(".")
+    prefixes = (".".join(parts[:i]) for i in range(len(parts), 1, -1))
+    return next((prefix for prefix in prefixes if prefix in FLOORS), None)
+
+
+def test_every_module_has_a_floor() -> None:
+    assert [name for name in MODULES if name != "e2compile" and place(name) is None] == []
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "e2compile"])
+def test_imports_go_downward(name: str) -> None:
+    own = place(name)
+    assert own is not None
+    targets = {target: place(target) for target in imports(MODULES[name]) if target.startswith("e2compile.")}
+    upward = [t for t, other in targets.items() if other not in (None, own) and FLOORS[other] > FLOORS[own]]
+    assert upward == []
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("e2compile.runtime")])
+def test_the_runtime_imports_no_torch_and_only_itself(name: str) -> None:
+    found = list(imports(MODULES[name]))
+    assert [target for target in found if target.split(".")[0] == "torch"] == []
+    own = [target for target in found if target.startswith("e2compile.")]
+    assert [t for t in own if place(t) not in ("e2compile.runtime", "e2compile.errors", None)] == []
+
+
+def test_no_pass_imports_a_pass() -> None:
+    passes = [name for name in MODULES if name.startswith("e2compile.passes.")]
+    for name in passes:
+        assert [t for t in imports(MODULES[name]) if t.startswith("e2compile.passes")] == [], name
+
+
+def test_every_pass_file_is_in_the_default_order() -> None:
+    files = {path.stem for path in PLACES["e2compile.passes"].glob("*.py")} - {"__init__"}
+    assert {item.__module__.rpartition(".")[2] for item in DEFAULT} == files
+
+
+def test_targets_do_not_know_each_other() -> None:
+    """A target builds on what all share, not on another target's kernels."""
+    for name, path in MODULES.items():
+        own = name.split(".")[:3]
+        if name.startswith("e2compile.targets.") and len(own) == 3 and own[2] != "base":
+            others = [t for t in imports(path) if t.startswith("e2compile.targets.") and t.split(".")[2] not in (own[2], "base")]
+            assert others == [], name
+
+
+def test_importing_the_package_loads_neither_torch_nor_tvm() -> None:
+    code = "import sys, e2compile; assert not {'torch', 'tvm', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_loading_a_program_module_loads_no_torch() -> None:
+    code = (
+        "import sys, e2compile.runtime.program, e2compile.runtime.fit, e2compile.cli\n"
+        "from e2compile.runtime.engine import import_tvm\n"
+        "import_tvm()\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
