@@ -30,7 +30,12 @@ def load(folder: "Path | str") -> "Program":
 
 def __getattr__(name: str) -> Any:
     """torch and TVM are loaded when something that needs them is first asked for."""
-    places = {"capture": "pipeline", "TrainingGraph": "pipeline", "compile": "compiler", "Program": "runtime.program"}
+    places = {
+        "capture": "pipeline",
+        "TrainingGraph": "pipeline",
+        "compile": "compiler",
+        "Program": "runtime.program",
+    }
     if name not in places:
         raise AttributeError(f"module 'e2compile' has no attribute {name!r}")
     from importlib import import_module

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from e2compile import optimizer
 from e2compile.errors import UsageError
@@ -88,14 +88,23 @@ def write_stage(folder: Path, number: int, stage: Stage) -> None:
     ]
     signature = {}
     if isinstance(stage.graph, StepGraph):
-        signature = {"inputs": list(map(str, stage.graph.inputs)), "outputs": list(map(str, stage.graph.outputs))}
-    content = {"name": stage.name, "changed": stage.changed, "notes": stage.notes, **signature, "nodes": nodes}
+        signature = {
+            "inputs": list(map(str, stage.graph.inputs)),
+            "outputs": list(map(str, stage.graph.outputs)),
+        }
+    content = {
+        "name": stage.name,
+        "changed": stage.changed,
+        "notes": stage.notes,
+        **signature,
+        "nodes": nodes,
+    }
     write_json(folder / f"{number:02d}_{stage.name}.json", content)
 
 
 def write_state(place: Path, manifest: Manifest, task: Task, rates: NDArray[np.float32]) -> None:
     """The task's weights and optimizer state, and its learning rates, as safetensors."""
-    known = {name: t for name, t in [*task.model.named_parameters(), *task.model.named_buffers()]}
+    known: dict[str, Tensor] = dict([*task.model.named_parameters(), *task.model.named_buffers()])
     if isinstance(task.loss, nn.Module):
         known |= {f"loss.{n}": t for n, t in [*task.loss.named_parameters(), *task.loss.named_buffers()]}
     known |= {
@@ -121,7 +130,7 @@ def aliases(model: nn.Module) -> dict[str, str]:
 
 
 def hidden(model: nn.Module, step: StepGraph) -> tuple[str, ...]:
-    """Parameters and buffers of a step that are none of the module's state_dict: the loss's, and not persistent ones."""
+    """Parameters and buffers that the module's state_dict lacks: the loss's, and not persistent ones."""
     named = set(model.state_dict())
     kinds = (Kind.PARAMETER, Kind.BUFFER)
     return tuple(slot.target for slot in step.inputs if slot.kind in kinds and slot.target not in named)

@@ -1,6 +1,8 @@
 """A cache of built programs: what is compiled and verified once is copied the next time."""
 
+import contextlib
 import hashlib
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 import e2compile
+from e2compile.runtime.manifest import digest
 
 
 def folder() -> Path:
@@ -27,27 +30,45 @@ def source_digest() -> str:
     return content.hexdigest()
 
 
+_CHECKSUMS = "checksums.json"
+
+
 @dataclass(frozen=True)
 class Cache:
-    """Folders by fingerprint, each whole or absent."""
+    """Folders by fingerprint, each whole or absent, each with checksums of its files."""
 
     root: Path
 
     def fetch(self, fingerprint: str, destination: Path) -> bool:
-        """Copy an entry's files into a folder; False where there is none."""
+        """Copy an entry's files into a folder; False where there is none. A damaged one is removed."""
         entry = self.root / fingerprint
         if not entry.is_dir():
             return False
-        shutil.copytree(entry, destination, dirs_exist_ok=True)
+        if not _is_intact(entry):
+            shutil.rmtree(entry, ignore_errors=True)
+            return False
+        shutil.copytree(entry, destination, dirs_exist_ok=True, ignore=shutil.ignore_patterns(_CHECKSUMS))
         return True
 
     def keep(self, fingerprint: str, source: Path, names: tuple[str, ...]) -> None:
-        """Store folders of `source` under a fingerprint."""
+        """Store folders of `source` under a fingerprint; what cannot be stored is not."""
         temporary = self.root / f".writing-{fingerprint}-{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
-        for name in names:
-            shutil.copytree(source / name, temporary / name)
-        try:
+        with contextlib.suppress(OSError):  # the disk is full, or another process was first
+            for name in names:
+                shutil.copytree(source / name, temporary / name)
+            (temporary / _CHECKSUMS).write_text(json.dumps(_checksums(temporary)))
             os.rename(temporary, self.root / fingerprint)
-        except OSError:
-            shutil.rmtree(temporary)  # another process was first
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _checksums(entry: Path) -> dict[str, str]:
+    files = (p for p in sorted(entry.rglob("*")) if p.is_file() and p.name != _CHECKSUMS)
+    return {str(p.relative_to(entry)): digest(p) for p in files}
+
+
+def _is_intact(entry: Path) -> bool:
+    try:
+        return bool(json.loads((entry / _CHECKSUMS).read_text()) == _checksums(entry))
+    except (OSError, ValueError):
+        return False

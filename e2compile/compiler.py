@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from e2compile import __version__, artefact, optimizer
 from e2compile.cache import Cache, folder, source_digest
 from e2compile.errors import MissingError
@@ -83,7 +85,10 @@ class _Clock:
         self.last = now
 
     def report(self, graph: TrainingGraph) -> dict[str, Any]:
-        passes = [{"name": s.name, "changed": s.changed, "notes": s.notes, "seconds": s.seconds} for s in graph.stages]
+        passes = [
+            {"name": s.name, "changed": s.changed, "notes": s.notes, "seconds": s.seconds}
+            for s in graph.stages
+        ]
         return {"seconds": self.phases, "stages": passes, **self.notes}
 
 
@@ -112,7 +117,9 @@ def _build(graph: TrainingGraph, target: Target, place: Path, clock: _Clock) -> 
 
 
 def _function(graph: StepGraph, orders: dict[str, Any]) -> dict[str, Any]:
-    inputs = [_tensor(slot, node, orders) for slot, node in zip(graph.inputs, graph.placeholders, strict=True)]
+    inputs = [
+        _tensor(slot, node, orders) for slot, node in zip(graph.inputs, graph.placeholders, strict=True)
+    ]
     returns = [(slot.kind.value, slot.target) for slot in graph.outputs if not slot.kind.is_state]
     return {"inputs": [vars(t) for t in inputs], "returns": returns}
 
@@ -138,7 +145,8 @@ def _manifest(graph: TrainingGraph, target: Target, fingerprint: str, seed: int,
         schedule_unit=task.schedule_unit,
         aliases=artefact.aliases(task.model),
         hidden=artefact.hidden(task.model, graph.step),
-        versions={"e2compile": __version__} | {name: version(name) for name in ("torch", "apache-tvm", "numpy")},
+        versions={"e2compile": __version__}
+        | {name: version(name) for name in ("torch", "apache-tvm", "numpy")},
         source=task.source,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
@@ -156,11 +164,14 @@ def _verify(graph: TrainingGraph, manifest: Manifest, place: Path, verify: bool,
 def _fingerprint(graph: TrainingGraph, target: Target, verify: bool) -> str:
     """A digest of all that the built files depend on: graphs, options, target, versions, this code."""
     task = graph.task
-    groups = [(i.name, i.group, i.options | {"lr": None, "initial_lr": None}) for i in optimizer.updated(task.model, task.optimizer)]
+    groups = [
+        (i.name, i.group, i.options | {"lr": None, "initial_lr": None})
+        for i in optimizer.updated(task.model, task.optimizer)
+    ]
     content = [
         forward_text(graph.training),
         forward_text(graph.evaluation),
-        repr(task.loss),
+        repr(task.loss) if isinstance(task.loss, torch.nn.Module) else "",  # a function has no stable text
         repr(type(task.optimizer)),
         repr(groups),
         repr(graph.passes),
@@ -170,4 +181,3 @@ def _fingerprint(graph: TrainingGraph, target: Target, verify: bool) -> str:
         source_digest(),
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-

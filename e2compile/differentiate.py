@@ -15,8 +15,8 @@ from torch._functorch.compile_utils import fx_graph_cse
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from e2compile import optimizer
-from e2compile.forward import ForwardGraph, classes, correct
 from e2compile.errors import CompileError, UsageError
+from e2compile.forward import ForwardGraph, classes, correct
 from e2compile.graph import Kind, Slot, StepGraph, insert, targets, type_text, where
 from e2compile.task import Task
 
@@ -48,7 +48,8 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     )
     own = {aten.addmm.default: _addmm, aten.var.correction: _variance, aten.split_with_sizes.default: _split}
     own[aten.native_group_norm.default] = _group_norm
-    return dict(core_aten_decompositions().items()) | extra | own
+    core: dict[Any, Callable[..., Any]] = {**core_aten_decompositions()}
+    return core | extra | own
 
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
@@ -64,7 +65,9 @@ def _variance(x: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bo
 
 def _split(x: Tensor, sizes: list[int], dim: int = 0) -> list[Tensor]:
     starts = accumulate(sizes, initial=0)
-    return [aten.slice.Tensor(x, dim, start, start + size) for start, size in zip(starts, sizes, strict=False)]
+    return [
+        aten.slice.Tensor(x, dim, start, start + size) for start, size in zip(starts, sizes, strict=False)
+    ]
 
 
 def _group_norm(
@@ -128,7 +131,8 @@ def evaluation_graph(forward: ForwardGraph, task: Task) -> StepGraph:
                 state, *task.batch, *counters
             )
     except RuntimeError as error:
-        raise CompileError(f"the loss cannot be taken sample by sample: {str(error).splitlines()[0]}") from error
+        why = str(error).splitlines()[0]
+        raise CompileError(f"the loss cannot be taken sample by sample: {why}") from error
     traced.graph.set_codegen(fx.graph.CodeGen())
     slots = [_state_slot(name, dict(task.model.named_parameters())) for name in state]
     slots += [Slot(Kind.DATA, str(i)) for i in range(len(task.batch))]
@@ -313,7 +317,8 @@ def _label(node: fx.Node, phase: str) -> None:
 
 
 def _slug(slot: Slot) -> str:
-    kind = {Kind.PARAMETER: "param", Kind.OPTIMIZER: "optim", Kind.DATA: "data"}.get(slot.kind, slot.kind.value)
+    short = {Kind.PARAMETER: "param", Kind.OPTIMIZER: "optim", Kind.DATA: "data"}
+    kind = short.get(slot.kind, slot.kind.value)
     name = slot.target if kind == slot.target else f"{kind}_{slot.target}"
     return name.replace(".", "_").replace(" ", "_")
 
@@ -360,11 +365,14 @@ def _tidy(graph: StepGraph) -> StepGraph:
 
 def _keeps_type(node: fx.Node) -> bool:
     """A cast to the type that the tensor has."""
-    return node.target is aten._to_copy.default and type_text(node.args[0].meta["val"]) == type_text(node.meta["val"])  # type: ignore[union-attr]
+    if node.target is not aten._to_copy.default:
+        return False
+    (source,) = node.all_input_nodes
+    return type_text(source.meta["val"]) == type_text(node.meta["val"])
 
 
 def _split_convolution(graph: fx.Graph, node: fx.Node) -> None:
-    """convolution_backward(mask=[1,1,1])  ->  one call each for the input and the weight, a sum for the bias."""
+    """convolution_backward(mask=[1,1,1])  ->  a call each for input and weight, a sum for the bias."""
     for use in list(node.users):
         if use.target is not operator.getitem:
             raise CompileError(f"{targets(node)} is used whole", [where(node)])

@@ -99,7 +99,9 @@ def capture_forward(task: Task, training: bool) -> ForwardGraph:
     finally:
         task.model.train(mode)
     for node in module.graph.nodes:
-        node.meta["custom"] = {"where": user_line(node), "module": _module_path(node)}
+        blame = {"where": user_line(node), "module": _module_path(node)}
+        # "custom" is what differentiation carries over to the nodes it makes
+        node.meta |= {"phase": "forward", "custom": blame, **blame}
     _refuse_constants(module)
     _canonical_names(module, task.model)
     _add_counters(module)
@@ -115,7 +117,8 @@ def _export(step: nn.Module, batch: tuple[Tensor, ...]) -> fx.GraphModule:
             warnings.simplefilter("ignore")
             module = torch.export.export(step, batch, strict=False).module(check_guards=False)
     except Exception as error:
-        raise CompileError(f"the model cannot be traced: {str(error).splitlines()[0]}", _user_frames(error)) from error
+        why = str(error).splitlines()[0]
+        raise CompileError(f"the model cannot be traced: {why}", _user_frames(error)) from error
     if not isinstance(module, fx.GraphModule):
         raise UsageError("the model has no graph")
     module.graph.set_codegen(fx.graph.CodeGen())
@@ -135,7 +138,7 @@ def _user_frames(error: BaseException) -> list[str]:
 def user_line(node: fx.Node) -> str:
     """The innermost line outside torch and e2compile in a node's stack trace, "model.py:12: x = ..."."""
     lines = (node.meta.get("stack_trace") or "").splitlines()
-    for place, source in reversed(list(zip(lines, lines[1:], strict=False))):
+    for place, source in reversed(list(itertools.pairwise(lines))):
         if not place.lstrip().startswith('File "'):
             continue
         path, number = place.split('"')[1], place.split("line ")[1].split(",")[0]
@@ -155,7 +158,9 @@ def _refuse_constants(module: fx.GraphModule) -> None:
     plain = [node for node in module.graph.find_nodes(op="get_attr") if str(node.target) not in known]
     if plain:
         lines = [user_line(user) for node in plain for user in list(node.users)[:1]]
-        message = "a tensor is neither parameter nor buffer: hand it to register_buffer(..., persistent=False)"
+        message = (
+            "a tensor is neither parameter nor buffer: hand it to register_buffer(..., persistent=False)"
+        )
         raise CompileError(message, sorted(set(lines)))
 
 
@@ -197,10 +202,14 @@ def _draws_by_counter(module: fx.GraphModule) -> None:
     bernoulli(q) is uniform < q, so dropout keeps where uniform < 1 - p, as PyTorch's own does.
     """
     graph = module.graph
-    seed, step = (next(n for n in graph.find_nodes(op="placeholder") if n.name == name) for name in ("seed", "step"))
+    seed, step = (
+        next(n for n in graph.find_nodes(op="placeholder") if n.name == name) for name in ("seed", "step")
+    )
     sites = itertools.count(1)
     for node in list(graph.nodes):
-        if node.op != "call_function" or torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        if node.op != "call_function" or torch.Tag.nondeterministic_seeded not in getattr(
+            node.target, "tags", ()
+        ):
             continue
         rewrite = _DRAWS.get(node.target)
         if rewrite is None:

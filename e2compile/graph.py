@@ -48,8 +48,9 @@ class Slot:
 
 @dataclass(frozen=True)
 class StepGraph:
-    """A functional graph of one step, training or evaluation, with its signature; new state goes out as outputs that name the input they replace.
+    """A functional graph of one step, training or evaluation, with its signature.
 
+    New state goes out as outputs that name the input they replace.
     `module` runs in PyTorch as it stands: `module(*inputs)` returns a list as long as `outputs`.
     """
 
@@ -78,8 +79,8 @@ class StepGraph:
 
     def copy(self) -> "StepGraph":
         """A graph that can be changed without changing this one."""
-        graph = fx.Graph()
-        result = graph.graph_copy(self.graph, mapping := {})
+        graph, mapping = fx.Graph(), dict[fx.Node, fx.Node]()
+        result = graph.graph_copy(self.graph, mapping)
         graph.output(result)
         graph.output_node().meta = dict(self.graph.output_node().meta)
         for old, new in mapping.items():
@@ -222,8 +223,9 @@ def live_first(nodes: Sequence[fx.Node]) -> set[fx.Node]:
 def conditional(
     graph: fx.Graph, condition: fx.Node, operands: Sequence[fx.Node], values: Sequence[Any]
 ) -> list[fx.Node]:
-    """The results of the submodule `execute` where the condition holds, of `skip` where not, on one set of operands.
+    """The results of the submodule `execute` where the condition holds, of `skip` where not.
 
+    Both take the same operands.
     `values` are fake tensors, one for each result.
     """
     branches = [graph.create_node("get_attr", name) for name in ("execute", "skip")]
@@ -239,7 +241,7 @@ def conditional(
 
 @dataclass(frozen=True)
 class EntryPoints:
-    """A step taken apart at its root guard: `keep` gives the condition from seed and step, None without one."""
+    """A step taken apart at its root guard: `keep` gives the condition from seed and step, or is None."""
 
     step: StepGraph
     keep: StepGraph | None
@@ -248,7 +250,9 @@ class EntryPoints:
 def entry_points(graph: StepGraph) -> EntryPoints:
     """The unconditional step and its guard, where one conditional gives all results but counters."""
     for call in graph.graph.find_nodes(op="call_function", target=torch.ops.higher_order.cond):
-        inside = [slot for slot, r in zip(graph.outputs, graph.results, strict=True) if r.args and r.args[0] is call]
+        inside = [
+            slot for slot, r in zip(graph.outputs, graph.results, strict=True) if r.args and r.args[0] is call
+        ]
         if any(slot.kind is not Kind.COUNTER and slot not in inside for slot in graph.outputs):
             continue
         condition, taken, _, operands = call.args
@@ -273,7 +277,7 @@ def _condition(graph: StepGraph, condition: fx.Node) -> StepGraph:
 
 
 def in_float64(module: fx.GraphModule) -> fx.GraphModule:
-    """The graph with its float32 constants and casts in float64, for float64 inputs: rounding is then 1e-16."""
+    """The graph with its float32 constants and casts in float64, for float64 inputs."""
     graph = fx.Graph()
     graph.output(graph.graph_copy(module.graph, {}))
     for node in graph.nodes:

@@ -41,7 +41,7 @@ def uniform(seed: Tensor, step: Tensor, site: int, size: Sequence[int]) -> Tenso
 
 
 @uniform.register_fake
-def _(seed: Tensor, step: Tensor, site: int, size: Sequence[int]) -> Tensor:
+def _(seed: Tensor, step: Tensor, site: int, size: Sequence[int]) -> Tensor:  # noqa: ARG001
     return torch.empty(list(size), dtype=torch.float32)
 
 

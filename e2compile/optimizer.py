@@ -37,7 +37,9 @@ def sgd(p: Tensor, grad: Tensor, state: State, rate: Tensor, options: dict[str, 
     return p - rate * step, {"momentum_buffer": buffer}
 
 
-def adam(p: Tensor, grad: Tensor, state: State, rate: Tensor, options: dict[str, Any]) -> tuple[Tensor, State]:
+def adam(
+    p: Tensor, grad: Tensor, state: State, rate: Tensor, options: dict[str, Any]
+) -> tuple[Tensor, State]:
     """torch.optim.Adam (Kingma & Ba 2015) with L2 decay, and AdamW (Loshchilov & Hutter 2019) with its own.
 
     The step count is float64: 1 - beta^t in float32 would lose four digits in the first steps.

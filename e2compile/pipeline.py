@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, fx, nn
 
-from e2compile.forward import ForwardGraph, capture_forward
 from e2compile.differentiate import differentiate, evaluation_graph
 from e2compile.errors import CompileError
+from e2compile.forward import ForwardGraph, capture_forward
 from e2compile.graph import StepGraph, body_lines, text, type_text, verify
 from e2compile.task import Task, make_task
 
@@ -43,7 +43,7 @@ class Pass(Protocol):
     name: ClassVar[str]
     level: ClassVar[Level]
 
-    def __call__(self, graph: Any) -> Change: ...
+    def __call__(self, graph: Any, /) -> Change: ...
 
 
 @dataclass(frozen=True)
@@ -166,5 +166,5 @@ def forward_text(graph: ForwardGraph) -> str:
         names[node] = f"%{node.name}"
         lines.append(f"{names[node]}: {type_text(node.meta['val'])}")
     lines += body_lines(graph.module, names)
-    results = ", ".join(names[n] for n in graph.graph.output_node().args[0])  # type: ignore[union-attr]
+    results = ", ".join(names[node] for node in graph.graph.output_node().all_input_nodes)
     return "\n".join([*lines, f"return {results}"]) + "\n"

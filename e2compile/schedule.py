@@ -41,8 +41,7 @@ def _ticks(task: Task) -> int:
     if total is not None:
         return int(total)
     if task.data is None:
-        raise UsageError(
-            f"{type(task.schedule).__name__} is stepped per batch: declare `data`, so that the number of steps is known"
-        )
+        name = type(task.schedule).__name__
+        raise UsageError(f"{name} is stepped per batch: declare `data`, so that the steps can be counted")
     split: Source = load(task.data).train if isinstance(task.data, str) else Items(task.data)
     return task.epochs * (len(split) // task.batch[0].shape[0])

@@ -65,7 +65,11 @@ def make_task(
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"model is {type(model).__name__}, not a torch.nn.Module")
-    if not isinstance(batch, (tuple, list)) or len(batch) < 2 or not all(isinstance(t, Tensor) for t in batch):
+    if (
+        not isinstance(batch, (tuple, list))
+        or len(batch) < 2
+        or not all(isinstance(t, Tensor) for t in batch)
+    ):
         raise UsageError("batch must be a tuple of example tensors: inputs of the model, then the target")
     if len({t.shape[:1] for t in batch}) != 1:
         raise UsageError("the tensors of batch differ in their first dimension, the number of samples")

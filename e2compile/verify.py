@@ -5,9 +5,10 @@ captured graph must equal the eager module in float64 to rounding, and the progr
 rewritten graph in float64 may be at most four times that of eager float32 in its worse memory format.
 """
 
+import contextlib
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from e2compile.forward import classes, correct
 from e2compile.errors import VerificationError
+from e2compile.forward import classes, correct
 from e2compile.graph import Kind, StepGraph, entry_points, in_float64, text
 from e2compile.pipeline import TrainingGraph
 from e2compile.runtime.program import Program
@@ -51,11 +52,11 @@ class Row:
         return bool(self.error <= self.bound)
 
 
-class CounterDraws(TorchDispatchMode):
+class CounterDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Feeds eager PyTorch the draws that the captured graph makes: site by site, in order of execution."""
 
     def __init__(self, seed: int, step: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seed, self.step, self.site = torch.tensor(seed), torch.tensor(step), 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -73,7 +74,9 @@ class CounterDraws(TorchDispatchMode):
         return like.copy_(ones) if func is aten.bernoulli_.float else ones
 
 
-def eager_step(task: Task, dtype: torch.dtype, layout: torch.memory_format, rates: Any, seed: int, step: int) -> Values:
+def eager_step(
+    task: Task, dtype: torch.dtype, layout: torch.memory_format, rates: Any, seed: int, step: int
+) -> Values:
     """One step of the user's own modules and optimizer on copies, with the graph's draws."""
     model, loss, optimizer = _copies(task, dtype, layout)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -98,9 +101,11 @@ def eager_step(task: Task, dtype: torch.dtype, layout: torch.memory_format, rate
     return result
 
 
-def _copies(task: Task, dtype: torch.dtype, layout: torch.memory_format) -> tuple[nn.Module, Any, torch.optim.Optimizer]:
+def _copies(
+    task: Task, dtype: torch.dtype, layout: torch.memory_format
+) -> tuple[nn.Module, Any, torch.optim.Optimizer]:
     model, loss, optimizer = copy.deepcopy((task.model, task.loss, task.optimizer))
-    model.to(dtype=dtype, memory_format=layout)
+    model.to(dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
     if isinstance(loss, nn.Module):
         loss.to(dtype)
     for state in optimizer.state.values():
@@ -115,7 +120,9 @@ def _cast(tensor: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Te
     return tensor.to(memory_format=layout) if tensor.dim() == 4 else tensor
 
 
-def graph_step(graph: StepGraph, program: Program, batch: Any, rates: Any, step: int, dtype: torch.dtype) -> Values:
+def graph_step(
+    graph: StepGraph, program: Program, batch: Any, rates: Any, step: int, dtype: torch.dtype
+) -> Values:
     """One step of a graph in PyTorch, from the program's state."""
     state = {target: value for (_, target), value in state_of(program).items()}
     values: dict[Kind, Any] = {
@@ -125,7 +132,7 @@ def graph_step(graph: StepGraph, program: Program, batch: Any, rates: Any, step:
     }
     arguments = []
     for slot in graph.inputs:
-        plain = state[slot.target] if slot.kind.is_state else values.get(slot.kind)
+        plain: Any = state[slot.target] if slot.kind.is_state else values.get(slot.kind)
         value = batch[int(slot.target)] if slot.kind is Kind.DATA else plain
         arguments.append(value.to(dtype) if value.is_floating_point() else value)
     with torch.no_grad():
@@ -160,11 +167,15 @@ def _moved(old: Values, new: Values) -> dict[Kind, float]:
     squares: dict[Kind, float] = {}
     for key, value in new.items():
         if value.is_floating_point():
-            squares[key[0]] = squares.get(key[0], 0.0) + _distance(value, old.get(key, torch.zeros_like(value))) ** 2
+            squares[key[0]] = (
+                squares.get(key[0], 0.0) + _distance(value, old.get(key, torch.zeros_like(value))) ** 2
+            )
     return {kind: total**0.5 for kind, total in squares.items()}
 
 
-def compare(check: str, values: Values, reference: Values, yardsticks: list[Values], old: Values) -> Iterator[Row]:
+def compare(
+    check: str, values: Values, reference: Values, yardsticks: list[Values], old: Values
+) -> Iterator[Row]:
     """Hold each value to four times the worst yardstick's error against the reference."""
     moved = _moved(old, reference)
     for key, expected in reference.items():
@@ -179,7 +190,14 @@ def compare(check: str, values: Values, reference: Values, yardsticks: list[Valu
             continue
         worst = max((_distance(y[key], expected) for y in yardsticks if key in y), default=0.0)
         floor = FLOOR * moved[key[0]] + EPSILON32 * _norm(expected)
-        yield Row(check, key[0].value, key[1], _distance(values[key], expected), ROUNDING_FACTOR * worst + floor, _norm(expected))
+        yield Row(
+            check,
+            key[0].value,
+            key[1],
+            _distance(values[key], expected),
+            ROUNDING_FACTOR * worst + floor,
+            _norm(expected),
+        )
 
 
 def compare_exactly(check: str, values: Values, reference: Values, old: Values) -> Iterator[Row]:
@@ -229,15 +247,14 @@ def _checks(graph: TrainingGraph, program: Program) -> Iterator[Row]:
     assert isinstance(captured, StepGraph)
     plain64 = graph_step(captured, program, task.batch, rates, step, torch.float64)
     yield from compare_exactly("captured graph = eager", plain64, _known(eager64, captured), old)
-    yardsticks = [
-        eager_step(task, torch.float32, layout, rates, program.seed, step)
-        for layout in (torch.contiguous_format, torch.channels_last)
-    ]
+    yardsticks = _in_each_format(lambda f: eager_step(task, torch.float32, f, rates, program.seed, step))
     bare = entry_points(graph.step).step
     is_same = text(bare) == text(captured)
     rewritten = plain64 if is_same else graph_step(bare, program, task.batch, rates, step, torch.float64)
-    yield from _evaluation(graph, program, yardsticks_of=task)
-    yield from compare("program = rewritten graph", program_step(program, task.batch), rewritten, yardsticks, old)
+    yield from _evaluation(graph, program)
+    yield from compare(
+        "program = rewritten graph", program_step(program, task.batch), rewritten, yardsticks, old
+    )
     yield from _dropped(graph, program)
 
 
@@ -274,22 +291,24 @@ def _dropped(graph: TrainingGraph, program: Program) -> Iterator[Row]:
         yield Row("dropped step", key[0].value, key[1], _distance(after[key], value), 0.0, _norm(value))
 
 
-def _evaluation(graph: TrainingGraph, program: Program, yardsticks_of: Task) -> Iterator[Row]:
+def _in_each_format(run: Callable[[torch.memory_format], Values]) -> list[Values]:
+    """Eager float32 in both memory formats; in one where a view of the model's is none in channels_last."""
+    results = [run(torch.contiguous_format)]
+    with contextlib.suppress(RuntimeError):
+        results.append(run(torch.channels_last))
+    return results
+
+
+def _evaluation(graph: TrainingGraph, program: Program) -> Iterator[Row]:
     """The evaluation entry point against eager evaluation in float64."""
-    task = yardsticks_of
-    runs = [
-        _eager_evaluation(task, dtype, layout)
-        for dtype, layout in (
-            (torch.float64, torch.contiguous_format),
-            (torch.float32, torch.contiguous_format),
-            (torch.float32, torch.channels_last),
-        )
-    ]
+    task = graph.task
+    reference = _eager_evaluation(task, torch.float64, torch.contiguous_format)
     if any(item.level.value == "forward" for item in graph.passes):
-        runs[0] = graph_step(graph.evaluation_step, program, task.batch, program.rate(0), 0, torch.float64)
+        reference = graph_step(graph.evaluation_step, program, task.batch, program.rate(0), 0, torch.float64)
+    yardsticks = _in_each_format(lambda f: _eager_evaluation(task, torch.float32, f))
     result = program.predict(tuple(t.numpy() for t in task.batch))
     values = {(Kind.METRIC, name): torch.from_numpy(value) for name, value in result.items()}
-    yield from compare("evaluation", values, {k: v for k, v in runs[0].items() if k in values}, runs[1:], {})
+    yield from compare("evaluation", values, reference, yardsticks, {})
 
 
 def _eager_evaluation(task: Task, dtype: torch.dtype, layout: torch.memory_format) -> Values:
@@ -299,7 +318,10 @@ def _eager_evaluation(task: Task, dtype: torch.dtype, layout: torch.memory_forma
     with torch.no_grad():
         output = model(*batch[:-1])
         losses = torch.stack([loss(o[None], t[None]) for o, t in zip(output, batch[-1], strict=True)])
-    return {(Kind.METRIC, "loss"): losses, (Kind.METRIC, "output"): output}
+    result: Values = {(Kind.METRIC, "loss"): losses, (Kind.METRIC, "output"): output}
+    for _ in classes(output, batch[-1]):
+        result[Kind.METRIC, "correct"] = correct(output, batch[-1])
+    return result
 
 
 def _worst(rows: list[Row]) -> dict[str, dict[str, float | str]]:
@@ -317,4 +339,3 @@ def _worst(rows: list[Row]) -> dict[str, dict[str, float | str]]:
 
 def _ratio(row: Row) -> float:
     return row.error / row.bound if row.bound else float(row.error > 0)
-

@@ -73,7 +73,9 @@ def _skip(step: StepGraph) -> fx.GraphModule:
     """State as it was, zeros for all else."""
     graph = fx.Graph()
     places = [_placeholder(graph, node) for node in step.placeholders]
-    state = {slot.target: place for slot, place in zip(step.inputs, places, strict=True) if slot.kind.is_state}
+    state = {
+        slot.target: place for slot, place in zip(step.inputs, places, strict=True) if slot.kind.is_state
+    }
     results = []
     for slot, node in zip(step.outputs, step.results, strict=True):
         if slot.kind.is_state:

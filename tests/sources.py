@@ -5,7 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PLACES = {"e2compile": ROOT / "e2compile", "e2compile.passes": ROOT / "passes", "e2compile.targets": ROOT / "targets"}
+PLACES = {
+    "e2compile": ROOT / "e2compile",
+    "e2compile.passes": ROOT / "passes",
+    "e2compile.targets": ROOT / "targets",
+}
 
 
 def modules() -> dict[str, Path]:
@@ -29,7 +33,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def link_package(folder: Path) -> Path:
-    """The package as it is installed, passes and targets inside it, made of links: type checkers need it so."""
+    """The package as it is installed, passes and targets inside it, as links: type checkers need it so."""
     package = folder / "e2compile"
     package.mkdir(parents=True)
     for source in (*PLACES["e2compile"].iterdir(), PLACES["e2compile.passes"], PLACES["e2compile.targets"]):

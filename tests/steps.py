@@ -20,7 +20,9 @@ MakeOptimizer = Callable[[Any], torch.optim.Optimizer]
 def images(shape: Sequence[int], classes: int = 10, seed: int = 0) -> Batch:
     """A batch of noise with class numbers."""
     random = torch.Generator().manual_seed(seed)
-    return torch.randn(tuple(shape), generator=random), torch.randint(0, classes, (shape[0],), generator=random)
+    return torch.randn(tuple(shape), generator=random), torch.randint(
+        0, classes, (shape[0],), generator=random
+    )
 
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:
@@ -35,7 +37,9 @@ def state_of(task: Task, graph: StepGraph) -> Named:
     """The state a run starts from, by the slots of a graph; what the optimizer has not made yet is zero."""
     known = {n: t.detach() for n, t in [*task.model.named_parameters(), *task.model.named_buffers()]}
     if isinstance(task.loss, nn.Module):
-        known |= {f"loss.{n}": t.detach() for n, t in [*task.loss.named_parameters(), *task.loss.named_buffers()]}
+        known |= {
+            f"loss.{n}": t.detach() for n, t in [*task.loss.named_parameters(), *task.loss.named_buffers()]
+        }
     for name, parameter in task.model.named_parameters():
         for key, value in task.optimizer.state.get(parameter, {}).items():
             known[f"{name}.{key}"] = value
@@ -108,7 +112,9 @@ def assert_equal(found: Sequence[Named], expected: Sequence[Named], tolerance: f
         assert {name for name in wanted if name.startswith(("parameter", "optimizer"))} <= set(got)
         for name in sorted(set(got) & set(wanted)):
             error = (got[name].double() - wanted[name].double()).norm()
-            assert error <= tolerance * (1 + wanted[name].double().norm()), f"step {step}: {name} is off by {error}"
+            assert error <= tolerance * (1 + wanted[name].double().norm()), (
+                f"step {step}: {name} is off by {error}"
+            )
 
 
 def assert_captured_equals_eager(task: Task, steps: int = 3, seed: int = 5) -> StepGraph:

@@ -18,7 +18,7 @@ from tests import models
 from tests.conftest import Golden
 from tests.steps import graph_steps, images, task_of
 
-NET = '''\
+NET = """\
 import torch
 from torch import nn
 
@@ -57,7 +57,7 @@ def loss(output, target):
 model = Net()
 batch = (torch.randn(2, 1, 4, 4), torch.tensor([0, 2]))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-'''
+"""
 
 
 @pytest.fixture
@@ -99,7 +99,9 @@ def test_a_copy_reads_and_computes_the_same(net: Task) -> None:
 
 def test_every_forward_and_backward_node_has_a_line_of_the_users_file(net: Task) -> None:
     step = capture_task(net).step
-    theirs = live_first([n for s, n in zip(step.outputs, step.results, strict=True) if s.kind is not Kind.METRIC])
+    theirs = live_first(
+        [n for s, n in zip(step.outputs, step.results, strict=True) if s.kind is not Kind.METRIC]
+    )
     nodes = [node for node in calls(step) if node.meta["phase"] != "update" and node in theirs]
     assert {node.meta["phase"] for node in nodes} == {"forward", "backward"}
     assert [str(node) for node in nodes if not where(node).startswith("net.py:")] == []
@@ -234,7 +236,10 @@ def test_the_defaults_are_cross_entropy_and_sgd() -> None:
 
 
 def test_a_task_starts_from_a_given_state(tmp_path: Path, net: Task) -> None:
-    state = {name: torch.randn_like(t) if t.is_floating_point() else t for name, t in net.model.state_dict().items()}
+    state = {
+        name: torch.randn_like(t) if t.is_floating_point() else t
+        for name, t in net.model.state_dict().items()
+    }
     save_file(state, tmp_path / "state.safetensors")
     task = load_task(str(tmp_path / "net.py"), init=tmp_path / "state.safetensors")
     assert all(torch.equal(tensor, state[name]) for name, tensor in task.model.state_dict().items())
@@ -282,7 +287,8 @@ def test_a_missing_file_or_function_is_refused(tmp_path: Path) -> None:
         load_task(f"{tmp_path / 'net.py'}:absent")
 
 
-def test_a_state_that_does_not_fit_is_refused(tmp_path: Path, net: Task) -> None:
+def test_a_state_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(NET)
     save_file({"stem.weight": torch.zeros(1)}, tmp_path / "state.safetensors")
     with pytest.raises(UsageError, match="does not fit the model"):
         load_task(str(tmp_path / "net.py"), init=tmp_path / "state.safetensors")
@@ -315,6 +321,10 @@ def test_gradients_of_numpy_reference() -> None:
     residual = x.double().numpy() @ weight.T + bias - y.double().numpy()
     np.testing.assert_allclose(found["loss loss"], (residual**2).mean(), rtol=1e-12)
     np.testing.assert_allclose(
-        found["parameter weight"], weight - 0.5 * 2 * residual.T @ x.double().numpy() / residual.size, rtol=1e-9
+        found["parameter weight"],
+        weight - 0.5 * 2 * residual.T @ x.double().numpy() / residual.size,
+        rtol=1e-9,
     )
-    np.testing.assert_allclose(found["parameter bias"], bias - 0.5 * 2 * residual.sum(0) / residual.size, rtol=1e-9)
+    np.testing.assert_allclose(
+        found["parameter bias"], bias - 0.5 * 2 * residual.sum(0) / residual.size, rtol=1e-9
+    )

@@ -25,7 +25,6 @@ from e2compile.runtime.datasets import arrays, load
 from e2compile.runtime.fit import evaluate
 from e2compile.runtime.program import Program
 from e2compile.schedule import tabulate
-from e2compile.targets.llvm.target import LlvmKernels
 from e2compile.task import load_task, make_task
 from tests import models
 from tests.steps import images, sgd, task_of
@@ -95,7 +94,9 @@ def report(program: Program) -> dict[str, Any]:
 def test_a_network_compiles_and_passes_its_verification(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, shape = NETWORKS[name]()
-    program = e2compile.compile(capture_task(task_of(model, images(shape))), output=tmp_path / "out", cache=False)
+    program = e2compile.compile(
+        capture_task(task_of(model, images(shape))), output=tmp_path / "out", cache=False
+    )
     found = report(program)
     assert found["passed"] is True
     kinds = {key.split(", ")[1] for key in found["worst"] if key.startswith("program")}
@@ -115,10 +116,14 @@ def test_five_steps_stay_at_the_eager_ones(graph: TrainingGraph, fresh: Program)
         for name, wanted in exact[step].items():
             error = np.linalg.norm(found[name].astype(np.float64) - wanted.double().numpy())
             drift = (single[step][name].double() - wanted.double()).norm().item()
-            assert error <= 10 * drift + 1e-6 * (1 + wanted.double().norm().item()), f"{name} after step {step}"
+            assert error <= 10 * drift + 1e-6 * (1 + wanted.double().norm().item()), (
+                f"{name} after step {step}"
+            )
 
 
-def eager(graph: TrainingGraph, batches: list[tuple[Tensor, ...]], dtype: torch.dtype) -> list[dict[str, Tensor]]:
+def eager(
+    graph: TrainingGraph, batches: list[tuple[Tensor, ...]], dtype: torch.dtype
+) -> list[dict[str, Tensor]]:
     model, loss, optimizer = copy.deepcopy((graph.task.model, graph.task.loss, graph.task.optimizer))
     model.to(dtype).train()
     loss.to(dtype)  # type: ignore[attr-defined]
@@ -136,7 +141,7 @@ def eager(graph: TrainingGraph, batches: list[tuple[Tensor, ...]], dtype: torch.
     return results
 
 
-def test_evaluation_with_a_padded_last_batch_is_eagers_on_all_samples(graph: TrainingGraph, fresh: Program) -> None:
+def test_evaluation_with_a_padded_last_batch_is_eagers_on_all_samples(fresh: Program) -> None:
     for seed in range(3):
         fresh.step(images((8, 1, 6, 6), classes=3, seed=seed))
     x, y = images((27, 1, 6, 6), classes=3, seed=9)
@@ -157,7 +162,10 @@ def test_the_state_dict_is_the_modules_own(graph: TrainingGraph, fresh: Program)
     model = Net()
     model.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()}, strict=True)
     assert state["second.weight"].tobytes() == state["first.weight"].tobytes()
-    assert state["spare.weight"].tobytes() == graph.task.model.get_parameter("spare.weight").detach().numpy().tobytes()
+    assert (
+        state["spare.weight"].tobytes()
+        == graph.task.model.get_parameter("spare.weight").detach().numpy().tobytes()
+    )
     with torch.no_grad():
         expected = model.eval()(BATCH[0])
     np.testing.assert_allclose(fresh.predict(BATCH)["output"], expected, rtol=1e-5, atol=1e-6)
@@ -311,7 +319,9 @@ def test_a_read_only_folder_is_refused(graph: TrainingGraph, tmp_path: Path) -> 
 
 def test_the_cache_gives_the_same_program(graph: TrainingGraph, program: Program, tmp_path: Path) -> None:
     seen: list[str] = []
-    again = e2compile.compile(graph, output=tmp_path / "out", seed=3, watch=lambda phase, _: seen.append(phase))
+    again = e2compile.compile(
+        graph, output=tmp_path / "out", seed=3, watch=lambda phase, _: seen.append(phase)
+    )
     assert seen == ["from the cache"]
     own, other = contents(program.folder), contents(again.folder)
     assert own.keys() == other.keys()
@@ -329,7 +339,9 @@ def test_the_cache_holds_no_weights(tmp_path: Path) -> None:
     assert program.state_dict()["head.weight"].tobytes() == weight.tobytes()
 
 
-def test_a_damaged_cache_entry_is_built_anew(graph: TrainingGraph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_cache_entry_is_built_anew(
+    graph: TrainingGraph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("E2COMPILE_CACHE", str(tmp_path / "cache"))
     e2compile.compile(graph, output=tmp_path / "out", verify=False)
     (library,) = (tmp_path / "cache").glob("*/program/program.so")
@@ -338,11 +350,22 @@ def test_a_damaged_cache_entry_is_built_anew(graph: TrainingGraph, tmp_path: Pat
     assert math.isfinite(program.step(BATCH).loss or math.nan)
 
 
+def test_a_cache_that_cannot_be_written_does_no_harm(
+    graph: TrainingGraph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("E2COMPILE_CACHE", str(tmp_path / "file" / "cache"))
+    e2compile.compile(graph, output=tmp_path / "out", verify=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "out"]
+
+
 def fingerprint(graph: TrainingGraph) -> str:
     return compiler._fingerprint(graph, compiler.find("cpu"), True)
 
 
-def test_the_fingerprint_is_of_all_that_the_code_depends_on(graph: TrainingGraph, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fingerprint_is_of_all_that_the_code_depends_on(
+    graph: TrainingGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     optimizer = torch.optim.Adam
     others = [
@@ -358,7 +381,10 @@ def test_the_fingerprint_is_of_all_that_the_code_depends_on(graph: TrainingGraph
     prints = [fingerprint(g) for g in (graph, *others)]
     assert len(set(prints)) == len(prints)
     assert fingerprint(small(seed=4)) == prints[0]
-    assert fingerprint(small(make=lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9, weight_decay=1e-3))) == prints[0]
+    assert (
+        fingerprint(small(make=lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9, weight_decay=1e-3)))
+        == prints[0]
+    )
     monkeypatch.setattr(compiler, "source_digest", lambda: "another compiler")
     assert fingerprint(graph) != prints[0]
 
@@ -377,7 +403,9 @@ def test_a_missing_linker_is_said_before_anything_is_built(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["program/program.so", "state/initial.safetensors", "state/rates.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["program/program.so", "state/initial.safetensors", "state/rates.safetensors"]
+)
 def test_a_damaged_file_is_found_on_loading(program: Program, tmp_path: Path, name: str) -> None:
     folder = copied(program, tmp_path)
     damaged = bytearray((folder / name).read_bytes())
@@ -409,9 +437,16 @@ def copied(program: Program, tmp_path: Path) -> Path:
 
 def test_a_program_folder_says_what_it_holds(program: Program) -> None:
     names = contents(program.folder)
-    assert {"manifest.json", "program/program.so", "graphs/00_captured.txt", "graphs/01_differentiated.json"} <= set(names)
+    assert {
+        "manifest.json",
+        "program/program.so",
+        "graphs/00_captured.txt",
+        "graphs/01_differentiated.json",
+    } <= set(names)
     manifest = json.loads(names["manifest.json"])
-    assert set(manifest["checksums"]) == {n for n in names if n != "manifest.json" and not n.startswith("runs/")}
+    assert set(manifest["checksums"]) == {
+        n for n in names if n != "manifest.json" and not n.startswith("runs/")
+    }
     assert set(load_file(program.folder / "state" / "initial.safetensors")) == set(program.arrays())
 
 
@@ -475,6 +510,12 @@ def test_a_schedule_by_step_needs_to_know_its_length() -> None:
     with pytest.raises(UsageError, match="declare `data`"):
         tabulate(task)
     task = make_task(
-        model, (torch.zeros(64, 2), torch.zeros(64).long()), None, optimizer, schedule, data="digits", epochs=2
+        model,
+        (torch.zeros(64, 2), torch.zeros(64).long()),
+        None,
+        optimizer,
+        schedule,
+        data="digits",
+        epochs=2,
     )
     assert len(tabulate(task)) == 2 * (len(load("digits").train) // 64)

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from e2compile.forward import capture_forward
 from e2compile.errors import CompileError, UsageError
+from e2compile.forward import capture_forward
 from e2compile.graph import Kind
 from e2compile.pipeline import capture_task
 from e2compile.task import make_task
@@ -299,7 +299,9 @@ def test_the_number_of_correct_samples_is_counted() -> None:
     from tests.steps import graph_steps
 
     found = graph_steps(capture_task(task).step, task, [BATCH])[0]["metric correct"]
-    expected = sum(int(row.argmax() == target) for row, target in zip(task.model(BATCH[0]), BATCH[1], strict=True))
+    expected = sum(
+        int(row.argmax() == target) for row, target in zip(task.model(BATCH[0]), BATCH[1], strict=True)
+    )
     assert found.item() == expected
 
 

@@ -21,7 +21,13 @@ def reduced(task: Task, batch: int = 4) -> Task:
     """The task on a small batch of noise."""
     x, y = task.batch
     return make_task(
-        task.model, (torch.randn(batch, *x.shape[1:]), y[:batch]), task.loss, task.optimizer, task.schedule, None, 1
+        task.model,
+        (torch.randn(batch, *x.shape[1:]), y[:batch]),
+        task.loss,
+        task.optimizer,
+        task.schedule,
+        None,
+        1,
     )
 
 
@@ -39,7 +45,10 @@ def test_a_model_file_compiles_and_trains(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("depth", [20, 38, 74, 110])
 def test_the_depth_of_the_residual_network_is_an_argument(depth: int) -> None:
     task = load_task(f"{EXAMPLES / 'resnet_cifar.py'}:resnet{depth}")
-    assert sum(isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3) for m in task.model.modules()) == depth - 1
+    assert (
+        sum(isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3) for m in task.model.modules())
+        == depth - 1
+    )
     assert task.data == "cifar10"
 
 

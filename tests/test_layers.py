@@ -82,7 +82,11 @@ def test_targets_do_not_know_each_other() -> None:
     for name, path in MODULES.items():
         own = name.split(".")[:3]
         if name.startswith("e2compile.targets.") and len(own) == 3 and own[2] != "base":
-            others = [t for t in imports(path) if t.startswith("e2compile.targets.") and t.split(".")[2] not in (own[2], "base")]
+            others = [
+                t
+                for t in imports(path)
+                if t.startswith("e2compile.targets.") and t.split(".")[2] not in (own[2], "base")
+            ]
             assert others == [], name
 
 

@@ -48,7 +48,12 @@ def test_every_data_file_is_declared() -> None:
         base = next(name for name in sorted(PLACES, key=len, reverse=True) if package.startswith(name))
         folder = PLACES[base].joinpath(*package.removeprefix(base).strip(".").split("."))
         declared |= {path for pattern in patterns for path in folder.glob(pattern)}
-    files = {p for folder in PLACES.values() for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    files = {
+        p
+        for folder in PLACES.values()
+        for p in folder.rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts
+    }
     assert {path for path in files if path.suffix != ".py"} == declared
 
 
@@ -87,7 +92,9 @@ def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(folder, symlinks=True)
     python = folder / "bin" / "python"
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    site = Path(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip())
+    site = Path(
+        subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    )
     for path in OUTER.iterdir():
         if not path.name.lower().startswith(ABSENT) and path.suffix != ".pth":
             (site / path.name).symlink_to(path)
@@ -113,7 +120,9 @@ def test_the_environment_has_the_wheel_and_no_torch(device: Path, tmp_path: Path
     assert spec == "None"
 
 
-def test_a_program_trains_and_is_evaluated_without_torch(device: Path, program_copy: Path, tmp_path: Path) -> None:
+def test_a_program_trains_and_is_evaluated_without_torch(
+    device: Path, program_copy: Path, tmp_path: Path
+) -> None:
     out = str(program_copy)
     run(device, "-m", "e2compile", "train", out, "--steps", "30", "--json", "train.json", cwd=tmp_path)
     run(device, "-m", "e2compile", "evaluate", out, "--json", "evaluate.json", cwd=tmp_path)
@@ -135,7 +144,9 @@ def test_the_wheels_command_line_compiles(device: Path, model_file: Path, tmp_pa
         code = "import e2compile, torch; print(e2compile.__file__)"
         assert Path(run(device, "-c", code, cwd=tmp_path).strip()).is_relative_to(site)
         command = device.parent / "e2compile"
-        run(device, str(command), str(model_file), "--passes", "smd", "--no-verify", "-o", "out", cwd=tmp_path)
+        run(
+            device, str(command), str(model_file), "--passes", "smd", "--no-verify", "-o", "out", cwd=tmp_path
+        )
     finally:
         link.unlink()
     run(device, "-m", "e2compile", "train", "out", "--steps", "5", cwd=tmp_path)

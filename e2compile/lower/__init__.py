@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from torch import fx
 import tvm
+from torch import fx
 from tvm import IRModule, relax
 from tvm.tirx import PrimFunc
 
@@ -15,8 +15,8 @@ from e2compile.lower.contraction import Call
 from e2compile.lower.fuse import holder
 from e2compile.lower.kinds import check
 from e2compile.lower.layout import Order, natural, physical, state_orders
-from e2compile.lower.schedule import Copy, Schedule, schedule
 from e2compile.lower.scalar import dtype_text
+from e2compile.lower.schedule import Copy, Schedule, schedule
 from e2compile.lower.views import Shape, shape_of
 
 __all__ = ["Lowering", "check", "physical", "planned_bytes", "state_orders"]
@@ -77,7 +77,9 @@ class _Emitter:
             with self.builder.dataflow():
                 for kernel in self.plan.kernels:
                     self._kernel(kernel)
-                result = self.builder.emit_output(relax.Tuple([self._returned(n) for n in self.plan.returned]))
+                result = self.builder.emit_output(
+                    relax.Tuple([self._returned(n) for n in self.plan.returned])
+                )
             self.builder.emit_func_output(result)
 
     def _inputs(self) -> Sequence[tuple[Any, fx.Node]]:
@@ -103,7 +105,9 @@ class _Emitter:
 
     def _loop(self, kernel: LoopKernel) -> list[Any]:
         loop = kernel.loop
-        arguments = [self._shaped(self.vars[n], b.physical) for n, b in zip(kernel.inputs, loop.buffers, strict=False)]
+        arguments = [
+            self._shaped(self.vars[n], b.physical) for n, b in zip(kernel.inputs, loop.buffers, strict=False)
+        ]
         types = [_type(b.physical, b.dtype) for b in loop.buffers[loop.inputs :]]
         places = [-1 if d is None else d for d in loop.donated]
         return self._tir(self.lowering.kernel(kernel), arguments, types, places)

@@ -27,7 +27,11 @@ def source_index(load: Load, index: Index) -> Index:
     place = full(index, load.out)
     for window in load.windows:
         place[window.dim] = (place[window.dim] - window.start) // window.step
-    place = broadcast(place, load.shape)
+    return held_index(load, broadcast(place, load.shape))
+
+
+def held_index(load: Load, place: Index) -> Index:
+    """The buffer index behind a place of what the load's views show."""
     for view in load.views:
         place = VIEWS[view.op](place, view.out, view.source, view.arguments)
     return [i for i, size in zip(place, load.source, strict=True) if size != 1]

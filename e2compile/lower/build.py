@@ -7,13 +7,22 @@ from typing import Any
 import torch
 from torch import fx
 
-from e2compile.lower.fuse import Fusion, Group, aligned, holder
-from e2compile.lower.kinds import ASSEMBLIES, CONSTANTS, REDUCTIONS, Work, is_constant, is_elementwise, reduced_dims, work
+from e2compile.lower.fuse import Fusion, Group, aligned
+from e2compile.lower.kinds import (
+    ASSEMBLIES,
+    CONSTANTS,
+    REDUCTIONS,
+    Work,
+    is_constant,
+    is_elementwise,
+    reduced_dims,
+    work,
+)
 from e2compile.lower.layout import Layout, Order
 from e2compile.lower.loop import Buffer, Compute, Load, Loop, Reduce, Value, View, Window
-from e2compile.lower.windows import windows
 from e2compile.lower.scalar import dtype_text
 from e2compile.lower.views import Shape, shape_of, source_of, squeezed
+from e2compile.lower.windows import windows
 
 aten = torch.ops.aten
 
@@ -33,7 +42,9 @@ class LoopKernel:
 class LoopBuilder:
     """Writes one loop: instructions are added on demand, from what is stored back to what is loaded."""
 
-    def __init__(self, fusion: Fusion, layout: Layout, group: Group | None, shape: Shape, order: Order) -> None:
+    def __init__(
+        self, fusion: Fusion, layout: Layout, group: Group | None, shape: Shape, order: Order
+    ) -> None:
         self.fusion, self.layout, self.group = fusion, layout, group
         self.shape, self.loop_order = shape, order
         self.inputs: list[fx.Node] = []
@@ -70,11 +81,10 @@ class LoopBuilder:
         source, views_taken = source_of(node)
         if is_constant(source):
             value = source.args[CONSTANTS[source.target]]  # type: ignore[index]
-            return self._emit(Compute(aten.full.default, (value,), (), dtype_text(node.meta["val"].dtype), out))
-        views = tuple(
-            View(v.target, shape_of(v), shape_of(v.args[0]), _static(v.args[1:]))  # type: ignore
-            for v in views_taken
-        )
+            return self._emit(
+                Compute(aten.full.default, (value,), (), dtype_text(node.meta["val"].dtype), out)
+            )
+        views = _views(views_taken)
         load = Load(self.buffer(source), out, shape_of(node), views, shape_of(source), None, windows)
         return self._emit(load)
 
@@ -85,17 +95,20 @@ class LoopBuilder:
         out = shape_of(node)
         if node.target is aten.gather.default:
             return self._gather(node, out)
+        op: Any = node.target
+        kwargs: tuple[tuple[str, Any], ...] = ()
         if node.target in REDUCTIONS:  # over a single element
             source: fx.Node = node.args[0]  # type: ignore[assignment]
             args: tuple[Any, ...] = (Value(self.operand(source, shape_of(source))),)
-            op, kwargs = aten._to_copy.default, ()
+            op = aten._to_copy.default
         elif node.target in ASSEMBLIES:
-            op, args, kwargs = node.target, self._assembled(node, out), ()  # type: ignore[assignment]
+            args = self._assembled(node, out)
         else:
-            args = tuple(Value(self.operand(a, out)) if isinstance(a, fx.Node) else _static(a) for a in node.args)
+            args = tuple(
+                Value(self.operand(a, out)) if isinstance(a, fx.Node) else _static(a) for a in node.args
+            )
             dropped = ("dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking")
             kwargs = tuple((k, _static(v)) for k, v in sorted(node.kwargs.items()) if k not in dropped)
-            op = node.target  # type: ignore[assignment]
         index = self._emit(Compute(op, args, kwargs, dtype_text(node.meta["val"].dtype), out))
         self.values[node] = index
         return index
@@ -109,11 +122,15 @@ class LoopBuilder:
 
     def _gather(self, node: fx.Node, out: Shape) -> int:
         """gather(x, dim, places): a load whose index along dim is a value."""
-        source, dim, places = node.args
-        value = self.operand(places, out)  # type: ignore[arg-type]
-        buffer = self.buffer(holder(source))  # type: ignore[arg-type]
-        shape = shape_of(source)  # type: ignore[arg-type]
-        index = self._emit(Load(buffer, out, shape, (), shape, (dim % len(shape), value)))  # type: ignore[operator]
+        source: fx.Node = node.args[0]  # type: ignore[assignment]
+        dim: int = node.args[1]  # type: ignore[assignment]
+        value = self.operand(node.args[2], out)  # type: ignore[arg-type]
+        held, chain = source_of(source)
+        if is_constant(held):
+            return self.load(source, out)
+        shape = shape_of(source)
+        load = Load(self.buffer(held), out, shape, _views(chain), shape_of(held), (dim % len(shape), value))
+        index = self._emit(load)
         self.values[node] = index
         return index
 
@@ -121,7 +138,9 @@ class LoopBuilder:
         self.outputs.append((node, buffer, donor))
         return len(self.outputs) - 1
 
-    def store(self, node: fx.Node, order: Order, donor: fx.Node | None = None, value: int | None = None) -> None:
+    def store(
+        self, node: fx.Node, order: Order, donor: fx.Node | None = None, value: int | None = None
+    ) -> None:
         dtype = dtype_text(node.meta["val"].dtype)
         value = self.compute(node) if value is None else value
         if donor is not None:
@@ -148,7 +167,10 @@ class LoopBuilder:
 
     def finish(self) -> LoopKernel:
         first = len(self.inputs)
-        buffers = [Buffer(squeezed(shape_of(n)), self.layout[n], dtype_text(n.meta["val"].dtype)) for n in self.inputs]
+        buffers = [
+            Buffer(squeezed(shape_of(n)), self.layout[n], dtype_text(n.meta["val"].dtype))
+            for n in self.inputs
+        ]
         buffers += [buffer for _, buffer, _ in self.outputs]
         donated = tuple(self.inputs.index(d) if d is not None else None for *_, d in self.outputs)
         reduces = tuple(
@@ -185,6 +207,13 @@ def reduction_results(node: fx.Node) -> list[tuple[fx.Node | None, str]]:
     return [(items.get(i), dtype_text(v.dtype)) for i, v in enumerate(value)]
 
 
+def _views(chain: tuple[fx.Node, ...]) -> tuple[View, ...]:
+    return tuple(
+        View(v.target, shape_of(v), shape_of(v.args[0]), _static(v.args[1:]))  # type: ignore
+        for v in chain
+    )
+
+
 def _static(value: Any) -> Any:
     """A Python argument as a value that hashes."""
     if isinstance(value, (list, tuple)):
@@ -208,7 +237,9 @@ def group_loop(
     return builder.finish()
 
 
-def copy_loop(fusion: Fusion, layout: Layout, node: fx.Node, order: Order, donor: fx.Node | None) -> LoopKernel:
+def copy_loop(
+    fusion: Fusion, layout: Layout, node: fx.Node, order: Order, donor: fx.Node | None
+) -> LoopKernel:
     """A loop that writes a node, read through whatever views, in an order of memory."""
     shape = squeezed(shape_of(node))
     builder = LoopBuilder(fusion, layout, None, shape, order)

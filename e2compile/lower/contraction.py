@@ -195,4 +195,6 @@ def _pool_gradient(node: fx.Node) -> Call:
         is_plain = node.target is aten.avg_pool2d_backward.default
         pool = _workload("average", *shapes, tuple(options)) if is_plain else _adaptive(*shapes)
         operands = (_activation(dy, pool.y_shape),)  # type: ignore[arg-type]
-    return Call("pool_gradient", pool, operands, (Result(node, pool.x_shape, dtype_text(node.meta["val"].dtype)),))
+    return Call(
+        "pool_gradient", pool, operands, (Result(node, pool.x_shape, dtype_text(node.meta["val"].dtype)),)
+    )

@@ -10,7 +10,6 @@ from typing import Any
 from tvm import tirx
 from tvm.ir import Expr
 
-
 # The integer as wide as a float, all its bits but the sign, and the bits of infinity.
 _FORMATS = {
     "float32": ("int32", 0x7FFFFFFF, 0x7F800000),
@@ -86,7 +85,9 @@ def power(x: Expr, exponent: Any) -> Expr:
         return {1: x, 2: x * x, 3: x * x * x}[int(exponent)]
     if isinstance(exponent, int) and exponent >= 0 and not is_float(x):
         return one if exponent == 0 else x * power(x, exponent - 1)
-    roots = {0.5: tirx.sqrt(x), -0.5: one / tirx.sqrt(x), -1: one / x, -2: one / (x * x)} if is_float(x) else {}
+    roots = (
+        {0.5: tirx.sqrt(x), -0.5: one / tirx.sqrt(x), -1: one / x, -2: one / (x * x)} if is_float(x) else {}
+    )
     if not isinstance(exponent, Expr) and exponent in roots:
         return roots[exponent]
     return tirx.pow(x, constant(exponent, x))
@@ -122,7 +123,7 @@ _ERF = (
 
 
 def tanh(x: Expr) -> Expr:
-    """In float32 Eigen's rational approximation, which unlike TVM's keeps the relative error of small values."""
+    """In float32 Eigen's rational approximation: unlike TVM's it is as exact near zero."""
     return _rational(x, 7.90531110763549805, *_TANH) if x.ty.dtype == "float32" else tirx.tanh(x)
 
 

@@ -6,7 +6,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from e2compile.lower.kinds import ASSEMBLIES, EXPENSIVE, REDUCTIONS, Work, is_constant, is_elementwise, loop_shape, reduced_dims, work
+from e2compile.lower.kinds import (
+    ASSEMBLIES,
+    EXPENSIVE,
+    REDUCTIONS,
+    Work,
+    is_constant,
+    is_elementwise,
+    loop_shape,
+    reduced_dims,
+    work,
+)
 from e2compile.lower.views import is_identity, shape_of, source_of, squeezed
 
 aten = torch.ops.aten
@@ -61,7 +71,7 @@ class Fusion:
     def __init__(self, graph: fx.Graph) -> None:
         self.groups: list[Group] = []
         self.of: dict[fx.Node, Group] = {}
-        self.outputs = {holder(n) for n in graph.output_node().args[0]}  # type: ignore[union-attr]
+        self.outputs = {holder(n) for n in graph.output_node().all_input_nodes}
         for node in graph.nodes:
             if node.op == "call_function" and work(node) not in (Work.VIEW, Work.CONSTANT, Work.ITEM):
                 self._place(node)
@@ -70,7 +80,9 @@ class Fusion:
 
     def _place(self, node: fx.Node) -> None:
         is_loop = work(node) in (Work.ELEMENTWISE, Work.REDUCE)
-        group = next((g for g in self._candidates(node) if self._may_join(node, g)), None) if is_loop else None
+        group = (
+            next((g for g in self._candidates(node) if self._may_join(node, g)), None) if is_loop else None
+        )
         if group is None:
             shape = loop_shape(node) if is_loop else None
             group = Group(len(self.groups), node.meta["phase"], shape)

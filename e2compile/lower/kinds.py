@@ -3,6 +3,7 @@
 import operator
 from collections import Counter
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import fx
@@ -117,10 +118,10 @@ def reduced_dims(node: fx.Node) -> tuple[int, ...]:
     """The dimensions, counted without those of one, that a reduction reduces."""
     source: fx.Node = node.args[0]  # type: ignore[assignment]
     shape = shape_of(source)
-    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    dims: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
     if isinstance(dims, int):
         dims = [dims]
-    wanted = {d % len(shape) for d in dims} if dims else set(range(len(shape)))  # type: ignore[union-attr]
+    wanted = {d % len(shape) for d in dims} if dims else set(range(len(shape)))
     kept = [d for d, size in enumerate(shape) if size != 1]
     return tuple(i for i, d in enumerate(kept) if d in wanted)
 
@@ -158,7 +159,11 @@ def _why_not(node: fx.Node) -> str | None:
         return f"{name} of several places"
     if node.target in (aten._adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d_backward.default):
         return _why_not_adaptive(node, name)
-    if node.target in REDUCTIONS and not reduced_dims(node) and REDUCTIONS[node.target] in ("argmax", "moments"):
+    if (
+        node.target in REDUCTIONS
+        and not reduced_dims(node)
+        and REDUCTIONS[node.target] in ("argmax", "moments")
+    ):
         return f"{name} over a single value"
     if node.target is aten.cat.default and len({len(shape_of(n)) for n in node.all_input_nodes}) != 1:
         return f"{name} of an empty tensor"

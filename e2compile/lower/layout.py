@@ -72,7 +72,12 @@ class Layout:
             for operand in node.all_input_nodes:
                 source = holder(operand)
                 is_outside = self.fusion.of.get(producer(source)) is not group
-                if is_outside and source not in self.data and aligned(operand, shape) and source in self.order:
+                if (
+                    is_outside
+                    and source not in self.data
+                    and aligned(operand, shape)
+                    and source in self.order
+                ):
                     return self.order[source]
         first = group.nodes[0]
         full: fx.Node = first.args[0] if work(first) is Work.REDUCE else first  # type: ignore[assignment]

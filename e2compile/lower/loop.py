@@ -67,7 +67,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Compute:
-    """One operator on values (`Value`) and Python constants; `out` is its own shape, dimensions of one included."""
+    """One operator on values (`Value`) and Python constants; `out` is its whole shape, ones included."""
 
     op: OpOverload
     args: tuple[Any, ...]

@@ -67,7 +67,9 @@ ARITHMETIC: dict[OpOverload, Rule] = {
     aten.cos.default: tirx.cos,
     aten.tanh.default: functions.tanh,
     aten.erf.default: functions.erf,
-    aten.sigmoid.default: lambda a: tirx.div(tirx.const(1, a.ty.dtype), tirx.const(1, a.ty.dtype) + tirx.exp(-a)),
+    aten.sigmoid.default: lambda a: tirx.div(
+        tirx.const(1, a.ty.dtype), tirx.const(1, a.ty.dtype) + tirx.exp(-a)
+    ),
     aten.relu.default: lambda x: functions.clamp(x, 0),
     aten.clamp.default: functions.clamp,
     aten.clamp_min.default: functions.clamp,
@@ -83,7 +85,9 @@ ARITHMETIC: dict[OpOverload, Rule] = {
     aten.logical_and.default: tirx.all,
     aten.logical_or.default: tirx.any,
     aten.logical_not.default: functions.negation,
-    aten.bitwise_not.default: lambda a: functions.negation(a) if a.ty.dtype == "bool" else tirx.bitwise_not(a),
+    aten.bitwise_not.default: lambda a: (
+        functions.negation(a) if a.ty.dtype == "bool" else tirx.bitwise_not(a)
+    ),
 }
 
 # Operands are cast to their common type first.

@@ -79,7 +79,9 @@ class _Scheduler:
         self.graph, self.fusion, self.layout = graph, fusion, layout
         state = dict(zip((s.target for s in graph.inputs), graph.placeholders, strict=True))
         outputs = list(zip(graph.outputs, graph.results, strict=True))
-        self.updates = [(state[s.target], n) for s, n in outputs if s.kind.is_state and state[s.target] is not n]
+        self.updates = [
+            (state[s.target], n) for s, n in outputs if s.kind.is_state and state[s.target] is not n
+        ]
         self.returned = tuple(n for s, n in outputs if not s.kind.is_state)
         self.donors = self._donors()
 
@@ -123,13 +125,14 @@ class _Scheduler:
         wanted |= {holder(n) for n in self.returned if (n, natural(shape_of(n))) not in copies}
         for group in sorted(self.fusion.groups, key=lambda g: -g.ancestors.bit_count()):
             if group.shape is None:
-                kernel: Kernel = call(group.nodes[0], self.layout)
-                if not any(r.node in wanted for r in kernel.results):
+                made = call(group.nodes[0], self.layout)
+                if not any(r.node in wanted for r in made.results):
                     continue
-                self._operand_copies(kernel, copies, kernels)
+                self._operand_copies(made, copies, kernels)
+                kernel: Kernel = made
             else:
-                kernel = self._loop(group, wanted, kernels)
-                if not kernel.outputs:
+                kernel = loop = self._loop(group, wanted, kernels)
+                if not loop.outputs:
                     continue
             kernels.append(kernel)
             for other in [kernel, *(c for c in copies.values())]:
@@ -157,11 +160,15 @@ class _Scheduler:
         for old, new in self.updates:
             if self.donors.get(holder(new)) is not old:
                 copies[old, None] = self._update_copy(old, new)
-        states = {n for s, n in zip(self.graph.inputs, self.graph.placeholders, strict=True) if s.kind.is_state}
+        states = {
+            n for s, n in zip(self.graph.inputs, self.graph.placeholders, strict=True) if s.kind.is_state
+        }
         for node in self.returned:
             order = natural(shape_of(node))
             if holder(node) in states | set(self.donors) or not lies_in(node, order, self.layout):
-                copies[node, order] = Copy(copy_loop(self.fusion, self.layout, node, order, None), node, order)
+                copies[node, order] = Copy(
+                    copy_loop(self.fusion, self.layout, node, order, None), node, order
+                )
         return copies
 
     def _operand_copies(

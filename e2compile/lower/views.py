@@ -1,6 +1,7 @@
 """Views: ATen calls that move no data, as maps from an index of the result to an index of the source."""
 
-import math
+# ruff: noqa: ARG001 - all maps take the same arguments
+
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -68,7 +69,8 @@ def _select(index: Index, out: Shape, source: Shape, arguments: Arguments) -> In
 
 
 def _slice(index: Index, out: Shape, source: Shape, arguments: Arguments) -> Index:
-    dim, start, _, step = (*arguments, *(0, None, None, 1)[len(arguments) :])
+    given: tuple[Any, ...] = (*arguments, *(0, None, None, 1)[len(arguments) :])
+    dim, start, _, step = given
     start = min(max(start + source[dim] if (start or 0) < 0 else start or 0, 0), source[dim])
     return [start + i * step if d == dim % len(source) else i for d, i in enumerate(index)]
 

@@ -39,7 +39,8 @@ def _padded(x: fx.Node, padding: list[int], value: float = 0) -> tuple[list[Part
 
 
 def _updated(x: fx.Node, source: fx.Node, dim: int = 0, *bounds: int) -> tuple[list[Part], Any]:
-    start, _, step = (*bounds, *(None, None, 1)[len(bounds) :])
+    given: tuple[Any, ...] = (*bounds, *(None, None, 1)[len(bounds) :])
+    start, _, step = given
     dim, size = dim % len(shape_of(x)), shape_of(x)[dim]
     start = min(max(start + size if (start or 0) < 0 else start or 0, 0), size)
     return [(source, (Window(dim, start, shape_of(source)[dim], step),))], x

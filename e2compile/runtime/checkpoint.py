@@ -63,7 +63,9 @@ def newest(folder: Path, fingerprint: str) -> tuple[Progress, dict[str, NDArray[
             problems.append(str(error))
             continue
         if progress.fingerprint != fingerprint:
-            raise UsageError(f"{path} belongs to another program: start anew without --resume, or use another --run")
+            raise UsageError(
+                f"{path} belongs to another program: start anew without --resume, or use another --run"
+            )
         return progress, arrays
     if problems:
         raise UsageError("no checkpoint is intact: " + "; ".join(problems))

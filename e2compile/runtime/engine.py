@@ -46,7 +46,9 @@ class Library:
             module = tvm.runtime.load_module(str(path))
             self.machine = relax.VirtualMachine(module, tvm.cpu())
         except Exception as error:
-            raise MissingError(f"{path} cannot be loaded on this machine: {str(error).splitlines()[-1]}") from error
+            raise MissingError(
+                f"{path} cannot be loaded on this machine: {str(error).splitlines()[-1]}"
+            ) from error
         self.tensor = tvm.runtime.tensor
 
     def call(self, name: str, arguments: list[Any]) -> list[Any]:

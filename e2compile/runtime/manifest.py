@@ -26,7 +26,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Function:
-    """A compiled function: its inputs, and the (kind, target) of what it returns; state is updated in place."""
+    """A compiled function: its inputs, and the (kind, target) of what it returns; state changes in place."""
 
     inputs: tuple[Tensor, ...]
     returns: tuple[tuple[str, str], ...]
@@ -35,7 +35,13 @@ class Function:
     def parse(cls, content: dict[str, Any]) -> "Function":
         """The inverse of `dataclasses.asdict`, after JSON has made lists of tuples."""
         inputs = tuple(
-            Tensor(t["kind"], t["target"], tuple(t["shape"]), t["dtype"], None if t["order"] is None else tuple(t["order"]))
+            Tensor(
+                t["kind"],
+                t["target"],
+                tuple(t["shape"]),
+                t["dtype"],
+                None if t["order"] is None else tuple(t["order"]),
+            )
             for t in content["inputs"]
         )
         return cls(inputs, tuple((kind, target) for kind, target in content["returns"]))
@@ -92,7 +98,9 @@ def read(folder: Path) -> Manifest:
     except (ValueError, KeyError, AttributeError) as error:
         raise UsageError(f"{path} is corrupted: compile the program again") from error
     if content.get("schema") != SCHEMA:
-        raise UsageError(f"{path} has schema {content.get('schema')}, this version reads {SCHEMA}: compile again")
+        raise UsageError(
+            f"{path} has schema {content.get('schema')}, this version reads {SCHEMA}: compile again"
+        )
     if stated != own_digest(content):
         raise UsageError(f"{path} is corrupted: compile the program again")
     content["functions"] = {name: Function.parse(f) for name, f in content["functions"].items()}

@@ -168,5 +168,3 @@ def _checked(value: Any, tensor: Tensor) -> NDArray[Any]:
 
 def _as_array(value: Any) -> NDArray[Any]:
     return np.from_dlpack(value) if hasattr(value, "__dlpack__") else np.asarray(value)
-
-

@@ -58,5 +58,7 @@ def fit(arrays: Mapping[str, Array], tensors: Iterable[Tensor], what: str) -> di
         else:
             result[tensor.target] = to_memory(arrays[name], tensor)
     if wrong:
-        raise UsageError(f"{what} does not fit the program: " + "; ".join(wrong[:5]) + (" ..." if wrong[5:] else ""))
+        raise UsageError(
+            f"{what} does not fit the program: " + "; ".join(wrong[:5]) + (" ..." if wrong[5:] else "")
+        )
     return result

@@ -10,7 +10,7 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
 from e2compile.lower import functions
-from e2compile.lower.access import full, is_affine, probe, source_index, strides
+from e2compile.lower.access import full, held_index, is_affine, probe, source_index, strides
 from e2compile.lower.kinds import ASSEMBLIES
 from e2compile.lower.loop import Buffer, Compute, Load, Loop, Value, Window
 from e2compile.lower.scalar import ARITHMETIC, COMPARISONS, uniform
@@ -76,7 +76,9 @@ class Body:
         """The innermost axis cut where windows begin and end: each part of it is inside or outside."""
         extent = self.axes[-1].extent
         calls = [i for i in self.loop.instructions if isinstance(i, Compute) and i.op in ASSEMBLIES]
-        inner = [w for call in calls for _, windows in _parts(call.args) for w in self._innermost(call, windows)]
+        inner = [
+            w for call in calls for _, windows in _parts(call.args) for w in self._innermost(call, windows)
+        ]
         cuts = {edge for w in inner for edge in (w.start, w.start + w.extent * w.step) if 0 < edge < extent}
         starts = [0, *sorted(cuts)]
         stops = [*starts[1:], extent]
@@ -130,8 +132,7 @@ class Body:
             dim, value = load.computed
             place = full(index, load.out)
             place[dim] = tirx.Cast("int32", values[value])
-            index = [i for i, size in zip(place, load.source, strict=True) if size != 1]
-            return view[self.loop.buffers[load.buffer].address(index)]
+            return view[self.loop.buffers[load.buffer].address(held_index(load, place))]
         return view[self.loop.buffers[load.buffer].address(source_index(load, index))]
 
     def _compute(self, call: Compute, point: Sequence[Any], values: list[Expr]) -> Expr:
@@ -217,6 +218,8 @@ def _cast(value: Any, dtype: str) -> Expr:
     if value.ty.dtype == "bool":
         # not a cast: TVM's analysis of bound values looks into those, and cannot take vectors of booleans
         return tirx.Select(value, tirx.const(1, dtype), tirx.const(0, dtype))
+    if isinstance(value, tirx.Select):  # the same analysis fails on a cast of integers whose range it knows
+        return tirx.Select(value.condition, _cast(value.true_value, dtype), _cast(value.false_value, dtype))
     return tirx.Cast(dtype, value)
 
 
@@ -225,7 +228,9 @@ def _common(args: list[Any]) -> list[Expr]:
     tensors = [a for a in args if not isinstance(a, (bool, int, float))]
     dtype = tensors[0].ty.dtype
     for other in tensors[1:]:
-        dtype = str(torch.promote_types(getattr(torch, dtype), getattr(torch, other.ty.dtype))).removeprefix("torch.")
+        dtype = str(torch.promote_types(getattr(torch, dtype), getattr(torch, other.ty.dtype))).removeprefix(
+            "torch."
+        )
     if any(isinstance(a, float) for a in args) and "float" not in dtype:
         dtype = "float32"
     if dtype == "bool":  # LLVM has no comparison of bits for TVM

@@ -20,21 +20,23 @@ _CHUNKS = 64
 
 @contextmanager
 def kernel(loop: Loop, result: list[PrimFunc]) -> Iterator[list[Any]]:
-    """Open a function over a loop's buffers; gives each as a flat view, donated outputs sharing their input's."""
+    """Open a function over a loop's buffers; gives each as a flat view, donated outputs as their input's."""
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             T.func_name(loop.name)
             T.func_attr({"tirx.noalias": True})
             donors = [None] * loop.inputs + list(loop.donated)
-            arguments = [
+            arguments: list[Any] = [
                 T.arg(f"b{i}", T.buffer(buffer.physical, buffer.dtype)) if donor is None else None
                 for i, (buffer, donor) in enumerate(zip(loop.buffers, donors, strict=True))
             ]
             views: list[Any] = []
             for argument, buffer, donor in zip(arguments, loop.buffers, donors, strict=True):
-                size = math.prod(buffer.physical)
-                is_new = donor is None
-                views.append(T.decl_buffer((size,), buffer.dtype, data=argument.data) if is_new else views[donor])
+                if donor is None:
+                    size = math.prod(buffer.physical)
+                    views.append(T.decl_buffer((size,), buffer.dtype, data=argument.data))
+                else:
+                    views.append(views[donor])
             yield views
         result.append(builder.get())
 
@@ -72,10 +74,11 @@ def _row(body: Body, point: list[Any], machine: Machine, is_parallel: bool) -> N
     width = lanes(extent, machine) if segment.is_vector else 1
     blocks = extent // width
     chunk = -(-blocks // _CHUNKS) if is_parallel else blocks
-    with (T.parallel if is_parallel else T.serial)(0, -(-blocks // max(chunk, 1))) as part:
-        with T.serial(0, T.min(chunk, blocks - part * chunk)) as block:
-            start = segment.start + (part * chunk + block) * width
-            vectorized(width, lambda lane: _assign(body, [*point, start + lane]))
+    parts = -(-blocks // max(chunk, 1))
+    loop = T.parallel if is_parallel else T.serial
+    with loop(0, parts) as part, T.serial(0, T.min(chunk, blocks - part * chunk)) as block:
+        start = segment.start + (part * chunk + block) * width
+        vectorized(width, lambda lane: _assign(body, [*point, start + lane]))
     if blocks * width < extent:
         with T.serial(0, extent - blocks * width) as lane:
             _assign(body, [*point, lane + (segment.start + blocks * width)])

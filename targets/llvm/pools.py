@@ -75,7 +75,9 @@ def _maximum(workload: Pool, x: Any, y: Any, places: Any, at: list[Any], width: 
     (first_h, last_h, start_h), (first_w, last_w, start_w) = (_window(workload, i, at[1 + i]) for i in (0, 1))
     best = T.alloc_buffer((width,), "float32", scope="global")
     where = T.alloc_buffer((width,), "int64", scope="global")
-    corner = (start_h + first_h * workload.dilation[0]) * workload.width + start_w + first_w * workload.dilation[1]
+    corner = (
+        (start_h + first_h * workload.dilation[0]) * workload.width + start_w + first_w * workload.dilation[1]
+    )
     vectorized(width, lambda lane: T.buffer_store(best, tirx.const(-math.inf, "float32"), [lane]))
     vectorized(width, lambda lane: T.buffer_store(where, tirx.Cast("int64", corner), [lane]))
     with T.serial(first_h, last_h) as kh, T.serial(first_w, last_w) as kw:

@@ -49,9 +49,17 @@ def _accumulators(reduce: Reduce, dtype: str) -> list[_Accumulator]:
     if reduce.kind == "sum":
         return [_Accumulator(dtype, zero, lambda old, x, _: old + tirx.Cast(dtype, x), add)]
     if reduce.kind == "amax":
-        return [_Accumulator(dtype, _extreme(dtype, True), lambda old, x, _: functions.maximum(x, old), functions.maximum)]
+        return [
+            _Accumulator(
+                dtype, _extreme(dtype, True), lambda old, x, _: functions.maximum(x, old), functions.maximum
+            )
+        ]
     if reduce.kind == "amin":
-        return [_Accumulator(dtype, _extreme(dtype, False), lambda old, x, _: functions.minimum(x, old), functions.minimum)]
+        return [
+            _Accumulator(
+                dtype, _extreme(dtype, False), lambda old, x, _: functions.minimum(x, old), functions.minimum
+            )
+        ]
     return [
         _Accumulator(dtype, zero, lambda old, x, shift: old + (x - shift), add),
         _Accumulator(dtype, zero, lambda old, x, shift: old + (x - shift) * (x - shift), add),
@@ -109,23 +117,25 @@ class _Reduction:
             sums = self._sums(row, block, part)
             for buffer, total in zip(scratch, sums, strict=True):
                 start = place(part, row, block)
-                vectorized(self.width, lambda lane, b=buffer, t=total, s=start: T.buffer_store(b, t[lane], [s + lane]))
+                vectorized(self.width, _storing(buffer, total, start))
         with T.serial(0, self.rows * self.blocks) as task:
             row, block = unflatten(task, [self.rows, self.blocks])
             totals = self._start(specs)
             with T.serial(0, self.parts) as part:
                 for total, buffer, (_, spec) in zip(totals, scratch, specs, strict=True):
                     start = place(part, row, block)
-                    _merge(total, spec, lambda lane, b=buffer, s=start: b[s + lane], self.width)
+                    _merge(total, spec, _loading(buffer, start), self.width)
             self._finish(row, block, totals)
 
     def _specs(self) -> list[tuple[Reduce, _Accumulator]]:
-        return [(r, a) for r in self.loop.reduces for a in _accumulators(r, self.loop.buffers[r.outputs[0]].dtype)]
+        return [
+            (r, a) for r in self.loop.reduces for a in _accumulators(r, self.loop.buffers[r.outputs[0]].dtype)
+        ]
 
     def _start(self, specs: Sequence[tuple[Reduce, _Accumulator]]) -> list[Any]:
         totals = [T.alloc_buffer((self.width,), spec.dtype, scope="global") for _, spec in specs]
         for total, (_, spec) in zip(totals, specs, strict=True):
-            vectorized(self.width, lambda lane, t=total, s=spec: T.buffer_store(t, s.start, [lane]))
+            vectorized(self.width, _filling(total, spec.start))
         return totals
 
     def _sums(self, row: Any, block: Any, part: Any) -> list[Any]:
@@ -141,10 +151,12 @@ class _Reduction:
             with T.serial(0, T.min(step, count - group * step)) as i:
                 self._inner(rest, [part * size + group * step + i], row, block, partial)
             for total, value, (_, spec) in zip(totals, partial, specs, strict=True):
-                _merge(total, spec, lambda lane, v=value: v[lane], self.width)
+                _merge(total, spec, value.__getitem__, self.width)
         return totals
 
-    def _inner(self, rest: Sequence[Axis], outer: list[Any], row: Any, block: Any, partial: list[Any]) -> None:
+    def _inner(
+        self, rest: Sequence[Axis], outer: list[Any], row: Any, block: Any, partial: list[Any]
+    ) -> None:
         if rest:
             with T.serial(0, rest[0].extent) as i:
                 self._inner(rest[1:], [*outer, i], row, block, partial)
@@ -155,7 +167,9 @@ class _Reduction:
             for value, target in self.loop.stores:
                 place = self.body.address(self.loop.buffers[target], point)
                 T.buffer_store(self.views[target], values[value], [place])
-            shifts = {id(r): self._shift(r, row, block, lane) for r in self.loop.reduces if r.kind == "moments"}
+            shifts = {
+                id(r): self._shift(r, row, block, lane) for r in self.loop.reduces if r.kind == "moments"
+            }
             for total, (reduce, spec) in zip(partial, self._specs(), strict=True):
                 new = spec.step(total[lane], values[reduce.value], shifts.get(id(reduce)))
                 T.buffer_store(total, new, [lane])
@@ -196,7 +210,7 @@ class _Reduction:
         vectorized(self.width, write)
 
     def _argmax(self) -> None:
-        """The first place of the largest value along one dimension; a NaN counts as the largest, as in ATen."""
+        """The first place of the largest value along a dimension; a NaN counts as the largest, as in ATen."""
         (reduce,) = self.loop.reduces
         (axis,) = self.reduced
         with T.serial(0, self.rows * self.inner.extent) as task:
@@ -206,7 +220,9 @@ class _Reduction:
             T.buffer_store(where, tirx.const(0, "int64"), [0])
             with T.serial(0, axis.extent) as i:
                 value = self.body.values(self._argmax_point(row, i, lane))[reduce.value]
-                is_first = functions.negation(functions.is_nan(best[0])) if functions.is_float(value) else True
+                is_first = (
+                    functions.negation(functions.is_nan(best[0])) if functions.is_float(value) else True
+                )
                 greater = tirx.all(functions.greater(value, best[0]), is_first)
                 with T.If(tirx.any(i == 0, greater)), T.Then():
                     T.buffer_store(best, value, [0])
@@ -226,3 +242,15 @@ class _Reduction:
 
 def _merge(total: Any, spec: _Accumulator, value: Callable[[Any], Any], width: int) -> None:
     vectorized(width, lambda lane: T.buffer_store(total, spec.merge(total[lane], value(lane)), [lane]))
+
+
+def _storing(buffer: Any, values: Any, start: Any) -> Callable[[Any], Any]:
+    return lambda lane: T.buffer_store(buffer, values[lane], [start + lane])
+
+
+def _loading(buffer: Any, start: Any) -> Callable[[Any], Any]:
+    return lambda lane: buffer[start + lane]
+
+
+def _filling(buffer: Any, value: Any) -> Callable[[Any], Any]:
+    return lambda lane: T.buffer_store(buffer, value, [lane])

@@ -67,7 +67,7 @@ class LlvmTarget:
 
     def executable(self, module: IRModule) -> relax.VMExecutable:
         """`module` compiled in memory."""
-        # CSE would bind vectors of booleans, which TVM's analysis of bound values cannot take; LLVM has its own
+        # CSE would bind vectors of booleans, which TVM's bound analysis cannot take; LLVM has its own
         with tvm.transform.PassContext(opt_level=3, config={"tirx.disable_cse_tir": True}):
             return tvm.compile(module, target=tvm_target(), relax_pipeline=relax_pipeline())
 

@@ -77,7 +77,9 @@ def called(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     graph.output(results)
     slots = [Slot(Kind.DATA, f"x{i}") for i in range(len(inputs))]
     graph_module = fx.GraphModule({}, graph)
-    return Case(_labelled(graph_module, slots, [metric(i) for i in range(len(results))], inputs), tuple(inputs))
+    return Case(
+        _labelled(graph_module, slots, [metric(i) for i in range(len(results))], inputs), tuple(inputs)
+    )
 
 
 def metric(i: int) -> Slot:
@@ -143,10 +145,16 @@ def _in_order(tensor: Tensor, order: tuple[int, ...]) -> Tensor:
 
 def _natural(array: Any, shape: Sequence[int], order: tuple[int, ...]) -> Tensor:
     assert array.shape == physical(tuple(shape), order)
-    return torch.from_numpy(array).permute(tuple(np.argsort(order).tolist()) if order else ()).reshape(tuple(shape))
+    return (
+        torch.from_numpy(array)
+        .permute(tuple(np.argsort(order).tolist()) if order else ())
+        .reshape(tuple(shape))
+    )
 
 
-def assert_same(found: Sequence[Tensor], expected: Sequence[Tensor], rtol: float = 1e-5, atol: float = 1e-6) -> None:
+def assert_same(
+    found: Sequence[Tensor], expected: Sequence[Tensor], rtol: float = 1e-5, atol: float = 1e-6
+) -> None:
     """Equal types and shapes; integers, booleans, NaN and infinities exact, other floats close."""
     assert len(found) == len(expected)
     for got, wanted in zip(found, expected, strict=True):

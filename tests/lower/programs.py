@@ -1,5 +1,7 @@
 """Random functions of tensors: what a list of numbers says, whatever the numbers are."""
 
+# ruff: noqa: ARG005 - all operators take the same arguments
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +13,18 @@ from torch import Tensor
 # An operator, two operands and an option; all are taken modulo what there is.
 Step = tuple[int, int, int, int]
 
-SHAPES = [(2, 3, 4, 5), (3, 1, 1), (2, 3), (5, 5), (4, 5), (7,), (), (2, 1, 4, 1), (130, 140), (2, 17, 33, 16)]
+SHAPES = [
+    (2, 3, 4, 5),
+    (3, 1, 1),
+    (2, 3),
+    (5, 5),
+    (4, 5),
+    (7,),
+    (),
+    (2, 1, 4, 1),
+    (130, 140),
+    (2, 17, 33, 16),
+]
 
 
 @dataclass(frozen=True)
@@ -79,10 +92,10 @@ def _dims(x: Tensor, option: int) -> tuple[int, int]:
 
 
 OPERATORS: list[Callable[[Tensor, Tensor, int], Tensor]] = [
-    lambda x, y, o: torch.sin(x),  # noqa: ARG005
-    lambda x, y, o: torch.relu(x) - 0.5,  # noqa: ARG005
-    lambda x, y, o: torch.exp(-x * x),  # noqa: ARG005
-    lambda x, y, o: torch.full_like(x, 0.5),  # noqa: ARG005
+    lambda x, y, o: torch.sin(x),
+    lambda x, y, o: torch.relu(x) - 0.5,
+    lambda x, y, o: torch.exp(-x * x),
+    lambda x, y, o: torch.full_like(x, 0.5),
     _binary(lambda x, y: x + y),
     _binary(lambda x, y: torch.tanh(x) * y),
     _binary(lambda x, y: torch.maximum(x, y)),
@@ -91,14 +104,14 @@ OPERATORS: list[Callable[[Tensor, Tensor, int], Tensor]] = [
     _reduction(lambda x, dims, keep: x.mean(dims, keep)),
     _reduction(lambda x, dims, keep: x.amax(dims, keep)),
     _reduction(lambda x, dims, keep: _variance(x, dims, keep)),
-    lambda x, y, o: x.transpose(*_dims(x, o)) if x.dim() else x,  # noqa: ARG005
-    lambda x, y, o: x.permute(*range(1, x.dim()), 0) if x.dim() else x,  # noqa: ARG005
-    lambda x, y, o: x.reshape(-1, x.shape[-1]) if x.dim() else x,  # noqa: ARG005
-    lambda x, y, o: x.reshape(-1),  # noqa: ARG005
-    lambda x, y, o: x.unsqueeze(o % (x.dim() + 1)),  # noqa: ARG005
-    lambda x, y, o: x.select(*_dims(x, o)[:1], -1) if x.dim() else x,  # noqa: ARG005
-    lambda x, y, o: x.narrow(o % x.dim(), 0, -(-x.shape[o % x.dim()] // 2)) if x.dim() else x,  # noqa: ARG005
-    lambda x, y, o: x @ x.t() * 0.1 if x.dim() == 2 and x.shape[0] < 50 else x.cos(),  # noqa: ARG005
+    lambda x, y, o: x.transpose(*_dims(x, o)) if x.dim() else x,
+    lambda x, y, o: x.permute(*range(1, x.dim()), 0) if x.dim() else x,
+    lambda x, y, o: x.reshape(-1, x.shape[-1]) if x.dim() else x,
+    lambda x, y, o: x.reshape(-1),
+    lambda x, y, o: x.unsqueeze(o % (x.dim() + 1)),
+    lambda x, y, o: x.select(*_dims(x, o)[:1], -1) if x.dim() else x,
+    lambda x, y, o: x.narrow(o % x.dim(), 0, -(-x.shape[o % x.dim()] // 2)) if x.dim() else x,
+    lambda x, y, o: x @ x.t() * 0.1 if x.dim() == 2 and x.shape[0] < 50 else x.cos(),
 ]
 
 _number = st.integers(0, 1000)

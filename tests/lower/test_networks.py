@@ -69,31 +69,29 @@ class PaddedShortcut(nn.Module):
         return (self.convolution(x) + shortcut).relu()
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "leaky_relu": nn.LeakyReLU(),
-    "elu": nn.ELU(),
-    "selu": nn.SELU(),
-    "celu": nn.CELU(),
-    "silu": nn.SiLU(),
-    "hardswish": nn.Hardswish(),
-    "hardsigmoid": nn.Hardsigmoid(),
-    "gelu": nn.GELU(),
-    "gelu_tanh": nn.GELU("tanh"),
-    "softplus": nn.Softplus(),
-    "mish": nn.Mish(),
-    "relu6": nn.ReLU6(),
-    "tanh": nn.Tanh(),
-    "sigmoid": nn.Sigmoid(),
-    "softsign": nn.Softsign(),
-    "log_sigmoid": nn.LogSigmoid(),
-    "prelu": nn.PReLU(),
-    "hardtanh": nn.Hardtanh(),
-    "threshold": nn.Threshold(0.1, 0.0),
-    "exp2": torch.exp2,
-    "softmax": nn.Softmax(1),
-}
+class Sum(nn.Module):
+    """Several functions of the same feature maps: one capture and one set of contractions for all."""
+
+    def __init__(self, *functions: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(f for f in functions if isinstance(f, nn.Module))
+        self.functions = functions
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([f(x * (1 + 0.1 * i)) for i, f in enumerate(self.functions)]).sum(0)
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    **{name: lambda f=function: Between(copy.deepcopy(f)) for name, function in ACTIVATIONS.items()},  # type: ignore[misc]
+    "rectifiers": lambda: Between(
+        Sum(nn.LeakyReLU(), nn.PReLU(), nn.ReLU6(), nn.Hardtanh(), nn.Threshold(0.1, 0.0), nn.Softshrink())
+    ),
+    "hard and soft steps": lambda: Between(
+        Sum(nn.Hardswish(), nn.Hardsigmoid(), nn.Sigmoid(), nn.Tanh(), nn.Softsign(), nn.LogSigmoid())
+    ),
+    "exponentials": lambda: Between(
+        Sum(nn.ELU(), nn.SELU(), nn.CELU(), nn.Softplus(), nn.Mish(), nn.SiLU(), torch.exp2, nn.Softmax(1))
+    ),
+    "error functions": lambda: Between(Sum(nn.GELU(), nn.GELU("tanh"))),
     "dense": lambda: Between(DenseBlock(), 18),
     "shuffle": lambda: Between(ShuffleUnit()),
     "padded_shortcut": lambda: Between(PaddedShortcut(), 12),
@@ -141,7 +139,9 @@ def trained(task: Task) -> dict[str, Tensor]:
     loss = functional.cross_entropy(model(task.batch[0]), task.batch[1])
     loss.backward()
     optimizer.step()
-    return {n: t.detach() for n, t in [*model.named_parameters(), *model.named_buffers()]} | {"loss": loss.detach()}
+    return {n: t.detach() for n, t in [*model.named_parameters(), *model.named_buffers()]} | {
+        "loss": loss.detach()
+    }
 
 
 @pytest.fixture(scope="module")

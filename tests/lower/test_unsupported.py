@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from e2compile.forward import capture_forward
 from e2compile.differentiate import differentiate, evaluation_graph
 from e2compile.errors import CompileError
+from e2compile.forward import capture_forward
 from e2compile.graph import StepGraph
 from e2compile.lower import Lowering, check
 from e2compile.targets.llvm import CPU
@@ -52,7 +52,11 @@ def evaluated(task: Task) -> StepGraph:
 def test_every_operator_is_named_once(evaluated: StepGraph) -> None:
     error = complaint(evaluated)
     assert "3 operators have no lowering" in str(error)
-    assert [line.split(":")[0] for line in error.where] == ["aten.convolution transposed", "aten.cumsum", "aten.sort"]
+    assert [line.split(":")[0] for line in error.where] == [
+        "aten.convolution transposed",
+        "aten.cumsum",
+        "aten.sort",
+    ]
 
 
 def test_all_of_the_users_lines_are_given(evaluated: StepGraph) -> None:
@@ -85,7 +89,10 @@ def test_lowering_refuses_before_it_generates_anything(evaluated: StepGraph) -> 
         (lambda x: x.argmax(), "aten.argmax over several dimensions"),
         (lambda x: x[:1].argmax(0), "aten.argmax over a single value"),
         (lambda x: torch.var_mean(x[:1], 0, correction=0)[0], "aten.var_mean.correction over a single value"),
-        (lambda x: torch.scatter(x, 1, torch.zeros(5, 2, dtype=torch.int64), 1.0), "aten.scatter.value of several"),
+        (
+            lambda x: torch.scatter(x, 1, torch.zeros(5, 2, dtype=torch.int64), 1.0),
+            "aten.scatter.value of several",
+        ),
         (lambda x: torch.erf(x.double()), "aten.erf in torch.float64"),
         (lambda x: functional.conv1d(x[None], torch.ones(2, 5, 3)), "aten.convolution of 1 dimensions"),
         (lambda x: functional.adaptive_avg_pool2d(x[None], (2, 3)), "windows of different sizes"),

@@ -1,7 +1,6 @@
 """BatchDrop: the same steps are dropped everywhere, and a dropped step changes nothing."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -219,7 +218,7 @@ def test_the_command_line_knows_every_pass_by_its_name() -> None:
     assert [BY_NAME[item.name] for item in DEFAULT] == list(DEFAULT)
 
 
-def test_a_random_layer_does_not_share_the_guards_draws(tmp_path: Path) -> None:
+def test_a_random_layer_does_not_share_the_guards_draws() -> None:
     model = nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(36, 3))
     task = task_of(model, images((4, 1, 6, 6), classes=3))
     step = capture(task.model, task.batch, optimizer=task.optimizer).apply(BatchDrop()).step

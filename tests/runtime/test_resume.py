@@ -28,7 +28,7 @@ STEPS = 240
 EVERY = 7
 
 # Trains in a process of its own; a line a step, so that the test knows when to kill it.
-CHILD = """
+CHILD = f"""
 import sys
 from pathlib import Path
 from e2compile.runtime.fit import Options, Run
@@ -37,10 +37,10 @@ from e2compile.runtime.program import Program
 def slowly(event):
     print(event.position, flush=True)
 
-options = Options(steps={steps}, run="killed", resume=True, checkpoint_every={every})
+options = Options(steps={STEPS}, run="killed", resume=True, checkpoint_every={EVERY})
 Run(Program(Path(sys.argv[1])), "digits", options).go(slowly)
 assert "torch" not in sys.modules
-""".format(steps=STEPS, every=EVERY)
+"""
 
 
 class Net(nn.Module):
@@ -211,7 +211,7 @@ def test_two_generations_are_kept(folder: Path) -> None:
     assert [p.name for p in generations(folder)] == ["step-0000000050", "step-0000000055"]
 
 
-def test_a_checkpoint_of_another_program_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_program_is_refused(folder: Path) -> None:
     train(folder)
     path = folder / "runs" / "default" / "checkpoints"
     with pytest.raises(UsageError, match="belongs to another program"):
@@ -247,7 +247,9 @@ def test_resuming_what_was_never_started_starts_it(folder: Path) -> None:
     assert final(folder) == final(folder, "whole")
 
 
-def test_a_checkpoint_is_whole_or_absent_when_writing_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_whole_or_absent_when_writing_fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, _ = train(folder)
 
     def fails(*_: Any) -> None:

@@ -1,0 +1,112 @@
+"""Sample calls of the element-wise operators."""
+
+from typing import Any
+
+import torch
+
+from tests.lower.sampling import (
+    SPECIAL,
+    Sample,
+    binary,
+    bits,
+    booleans,
+    broadcasts,
+    call,
+    compared,
+    compared_scalar,
+    floats,
+    integers,
+    logical,
+    positive,
+    scalar,
+    shapes,
+    unary,
+    whole,
+)
+
+aten = torch.ops.aten
+
+SAMPLES: dict[Any, list[Sample]] = {
+    # Arithmetic.
+    aten.add.Tensor: [
+        *binary(),
+        *broadcasts(),
+        *whole(),
+        call(floats(5, 3), floats(5, 3), alpha=2.5),
+        call(integers(5), integers(5), alpha=3),
+        call(booleans(9), booleans(9)),
+        call(booleans(9), integers(9)),
+    ],
+    aten.add.Scalar: [*scalar(0.5), call(integers(5), 2), call(floats(5), 2, 0.5)],
+    aten.sub.Tensor: [*binary(), *whole(), call(floats(5, 3), floats(5, 3), alpha=2.5)],
+    aten.sub.Scalar: [*scalar(0.5), call(integers(5), 2), call(floats(5), 2, 0.5)],
+    aten.rsub.Scalar: [*scalar(0.5), call(integers(5), 2), call(floats(5), 2, 0.5)],
+    aten.mul.Tensor: [*binary(), *whole(), call(booleans(9), floats(9)), call(booleans(9), booleans(9))],
+    aten.mul.Scalar: [*scalar(0.5), call(integers(5), 2), call(integers(5), 2.5), call(booleans(5), 2.0)],
+    aten.div.Tensor: [*binary(), *whole()],
+    aten.div.Scalar: [*scalar(0.3), call(integers(5), 2)],
+    aten.neg.default: [*unary(), call(integers(5, 3))],
+    aten.abs.default: [*unary(), call(integers(5, 3))],
+    aten.sign.default: [*unary(), call(integers(5, 3))],
+    aten.reciprocal.default: [*unary(), call(integers(5, low=1))],
+    aten.sqrt.default: [*positive(), call(integers(5, low=1))],
+    aten.rsqrt.default: positive(),
+    aten.exp.default: [*unary(), call(torch.linspace(-110, 95, 400)), call(integers(5))],
+    aten.exp2.default: [*unary(), call(torch.linspace(-140, 130, 400))],
+    aten.expm1.default: [
+        *unary(),
+        call(torch.linspace(-20, 80, 400)),
+        call(torch.logspace(-20, 0, 99), atol=0),
+    ],
+    aten.log.default: [*positive(), call(torch.logspace(-38, 38, 400))],
+    aten.log1p.default: [
+        *positive(),
+        call(torch.logspace(-30, 30, 400)),
+        call(-torch.logspace(-30, -0.1, 99)),
+    ],
+    aten.sin.default: unary(),
+    aten.cos.default: unary(),
+    aten.tanh.default: [
+        *unary(),
+        call(torch.linspace(-12, 12, 400)),
+        call(torch.logspace(-20, 0, 99), atol=0),
+    ],
+    aten.erf.default: [
+        *unary()[:-1],
+        call(torch.linspace(-5, 5, 400)),
+        call(torch.logspace(-20, 0, 99), atol=0),
+    ],
+    aten.sigmoid.default: [*unary(), call(torch.linspace(-100, 100, 400))],
+    aten.relu.default: [*unary(), *shapes(), call(integers(9))],
+    aten.clamp.default: [
+        call(floats(2, 5, 3, 4), -0.5, 0.5),
+        call(floats(2, 5, 3, 4), 0.0, 6.0),
+        call(floats(9), None, 0.5),
+        call(floats(9), 0.5),
+        call(SPECIAL, -1, 1),
+        call(floats(9), 1.0, -1.0),
+        call(integers(40), -3, 3),
+    ],
+    aten.clamp_min.default: [*scalar(0.5, 0), call(integers(9), 2)],
+    aten.clamp_max.default: [*scalar(0.5, 0), call(integers(9), 2)],
+    aten.maximum.default: [*binary(), *whole()],
+    aten.minimum.default: [*binary(), *whole()],
+    aten.pow.Tensor_Scalar: [
+        *scalar(2, 3, 0.5),
+        *(call(floats(40).abs() + 0.1, e) for e in (1.5, -0.5, -1, -2, 0, 1, 4, 2.0)),
+        *(call(SPECIAL, e) for e in (3, 0.5, -1, 0, 1.5, -0.5)),
+        call(integers(40), 2),
+        call(integers(40), 3),
+    ],
+    aten.pow.Tensor_Tensor: [call(floats(5, 7).abs(), floats(5, 7)), call(floats(5, 7).abs(), floats(5, 1))],
+    aten.floor.default: unary(),
+    aten.ceil.default: unary(),
+    aten.bitwise_and.Tensor: bits(),
+    aten.bitwise_or.Tensor: bits(),
+    aten.logical_and.default: [*logical(), call(floats(9), SPECIAL[:9]), call(integers(9), booleans(9))],
+    aten.logical_or.default: [*logical(), call(floats(9), SPECIAL[:9])],
+    aten.logical_not.default: [call(booleans(5, 3)), call(SPECIAL), call(integers(9))],
+    aten.bitwise_not.default: [call(booleans(5, 3)), call(integers(9))],
+    **{getattr(aten, name).Tensor: compared() for name in ("eq", "ne", "lt", "le", "gt", "ge")},
+    **{getattr(aten, name).Scalar: compared_scalar() for name in ("eq", "ne", "lt", "le", "gt", "ge")},
+}
