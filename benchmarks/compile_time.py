@@ -1,6 +1,6 @@
 """Seconds to compile a network, verification included, and again from the cache; each in a fresh process.
 
-    python benchmarks/compile_time.py [--model resnet20 --model resnet74] [--batch 128] [--json FILE]
+python benchmarks/compile_time.py [--model resnet20 --model resnet74] [--batch 128] [--json FILE]
 """
 
 import argparse
@@ -51,7 +51,9 @@ def main() -> None:
             cold, phases = timed(name, options.batch, output, cache)
             warm, _ = timed(name, options.batch, output, cache)
         rows.append({"model": name, "batch": options.batch, "cold": cold, "warm": warm, "phases": phases})
-        print(f"{name} batch {options.batch}: {cold:.1f} s, from the cache {warm:.1f} s; {phases}", flush=True)
+        print(
+            f"{name} batch {options.batch}: {cold:.1f} s, from the cache {warm:.1f} s; {phases}", flush=True
+        )
     if options.json:
         options.json.write_text(json.dumps({"machine": machine.describe(), "rows": rows}, indent=1) + "\n")
 

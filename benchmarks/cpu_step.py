@@ -1,4 +1,4 @@
-"""Time of one training step on the CPU: PyTorch eager and torch.compile in both memory formats against e2compile.
+"""Time of one training step on the CPU: PyTorch eager and torch.compile, both memory formats, and e2compile.
 
 Variants of one network and batch run in turn, one step each, so that drift of the machine's speed hits
 all alike; medians are quoted, and ratios against the best PyTorch variant of the same run.

@@ -1,4 +1,4 @@
-"""What a training process costs besides the step: import seconds, peak memory, a dropped step, a loaded batch.
+"""What a training process costs besides the step: import, peak memory, a dropped step, a loaded batch.
 
     python benchmarks/footprint.py PROGRAM [--data NAME-or-DIR] [--json FILE]
 

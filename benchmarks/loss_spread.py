@@ -54,7 +54,9 @@ def main() -> None:
         runs[label] = eager(session, options.steps, layout, threads)
     tails = {label: statistics.mean(losses[-_TAIL:]) for label, losses in runs.items()}
     for label, tail in tails.items():
-        print(f"{label:22s} mean loss of the last {_TAIL} steps {tail:.4f}, of the first {runs[label][0]:.6f}")
+        print(
+            f"{label:22s} mean loss of the last {_TAIL} steps {tail:.4f}, of the first {runs[label][0]:.6f}"
+        )
     others = [tail for label, tail in tails.items() if label != "program"]
     distance = abs(tails["program"] - statistics.mean(others))
     print(f"program to the eager mean {distance:.4f}, eager runs spread {max(others) - min(others):.4f}")

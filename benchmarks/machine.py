@@ -4,6 +4,7 @@ import datetime
 import platform
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 from e2compile.runtime.engine import cores
 
@@ -22,7 +23,7 @@ def describe() -> dict[str, str | int]:
 
 def _processor() -> str:
     try:
-        lines = open("/proc/cpuinfo").read().splitlines()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
     fields = dict(line.split(":", 1) for line in lines if ":" in line)

@@ -89,7 +89,7 @@ def capture_forward(task: Task, training: bool) -> ForwardGraph:
     Raises CompileError, with the user's line, where torch.export cannot follow the model or the model
     draws numbers in a way that has no counter-based form.
     """
-    mode = task.model.training
+    modes = [(part, part.training) for part in task.model.modules()]
     if not isinstance(task.loss, nn.Module):
         _register_stack_trace_anchor(task.loss)  # else only lines of methods named forward are kept
     step: nn.Module = (_Training if training else _Evaluation)(task)
@@ -97,11 +97,13 @@ def capture_forward(task: Task, training: bool) -> ForwardGraph:
     try:
         module = _export(step, task.batch)
     finally:
-        task.model.train(mode)
-    for node in module.graph.nodes:
-        blame = {"where": user_line(node), "module": _module_path(node)}
-        # "custom" is what differentiation carries over to the nodes it makes
-        node.meta |= {"phase": "forward", "custom": blame, **blame}
+        for part, mode in modes:
+            part.training = mode
+    for graph in [part.graph for part in module.modules() if isinstance(part, fx.GraphModule)]:
+        for node in graph.nodes:
+            blame = {"where": user_line(node), "module": _module_path(node)}
+            # "custom" is what differentiation carries over to the nodes it makes
+            node.meta |= {"phase": "forward", "custom": blame, **blame}
     _refuse_constants(module)
     _canonical_names(module, task.model)
     _add_counters(module)
@@ -153,8 +155,8 @@ def _module_path(node: fx.Node) -> str:
 
 
 def _refuse_constants(module: fx.GraphModule) -> None:
-    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    known = {name for name, _ in named}
+    known = {*dict(module.named_parameters(remove_duplicate=False))}
+    known |= {*dict(module.named_buffers(remove_duplicate=False)), *dict(module.named_modules())}
     plain = [node for node in module.graph.find_nodes(op="get_attr") if str(node.target) not in known]
     if plain:
         lines = [user_line(user) for node in plain for user in list(node.users)[:1]]
@@ -206,11 +208,7 @@ def _draws_by_counter(module: fx.GraphModule) -> None:
         next(n for n in graph.find_nodes(op="placeholder") if n.name == name) for name in ("seed", "step")
     )
     sites = itertools.count(1)
-    for node in list(graph.nodes):
-        if node.op != "call_function" or torch.Tag.nondeterministic_seeded not in getattr(
-            node.target, "tags", ()
-        ):
-            continue
+    for node in filter(_is_random, list(graph.nodes)):
         rewrite = _DRAWS.get(node.target)
         if rewrite is None:
             raise CompileError(f"{node.target} has no counter-based form", [user_line(node)])
@@ -223,6 +221,14 @@ def _draws_by_counter(module: fx.GraphModule) -> None:
         graph.erase_node(node)
     for node in graph.nodes:
         node.meta.setdefault("custom", {"where": "", "module": ""})
+    for region in (part for part in module.modules() if isinstance(part, fx.GraphModule)):
+        hidden = list(filter(_is_random, region.graph.nodes))
+        if hidden:
+            raise CompileError("a draw under torch.no_grad: take it out of there", [user_line(hidden[0])])
+
+
+def _is_random(node: fx.Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 _Draw = Callable[[Any], fx.Node]

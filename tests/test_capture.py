@@ -139,10 +139,11 @@ def test_no_state_is_computed_that_no_output_needs(net: Task) -> None:
 
 def test_capture_leaves_the_users_objects_alone(net: Task) -> None:
     before = {name: tensor.clone() for name, tensor in net.model.state_dict().items()}
-    net.model.eval()
+    net.model.block.eval()
+    modes = [module.training for module in net.model.modules()]
     _ = capture_task(net).step
     after = net.model.state_dict()
-    assert not any(module.training for module in net.model.modules())
+    assert [module.training for module in net.model.modules()] == modes
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert net.optimizer.state == {}
     assert all(parameter.grad is None for parameter in net.model.parameters())

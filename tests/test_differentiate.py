@@ -248,6 +248,19 @@ def test_random_layers_draw_by_counter(name: str) -> None:
     assert_captured_equals_eager(task_of(Draws(DRAWS[name]), BATCH))
 
 
+def test_a_draw_under_no_grad_is_refused_on_its_line() -> None:
+    class Hidden(Tiny):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                alive = torch.rand(x.shape[0], 1, 1, 1) < 0.7
+            return super().forward(x * alive)
+
+    with pytest.raises(CompileError, match="under torch.no_grad") as caught:
+        capture_forward(task_of(Hidden(), BATCH), training=True)
+    line = Hidden.forward.__code__.co_firstlineno + 2
+    assert caught.value.where[0].startswith(f"test_differentiate.py:{line}:")
+
+
 def test_draws_without_a_counter_based_form_are_refused_on_their_line() -> None:
     def noise(y: Tensor) -> Tensor:
         return y + torch.randn_like(y)

@@ -8,7 +8,7 @@ import tvm.tirx.script.builder as T
 
 from e2compile.lower.workload import Convolution
 from e2compile.targets.llvm.blocks import Group
-from e2compile.targets.llvm.emit import scratch, store
+from e2compile.targets.llvm.emit import scratch, store, when
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,10 @@ def _pack(buffer: Any, copy: Weights, conv: Convolution, group: Group, transpose
     targets = copy.targets // conv.groups
     strides = copy.strides(group.step)
     inner = conv.in_channels // conv.groups
-    with T.parallel(conv.groups * group.repeat * conv.kernel[0]) as task:
+    tasks = conv.groups * group.repeat * conv.kernel[0]
+    # Two at least, so that the copy is a function of its own: within one, TVM tells LLVM that what is
+    # read through a pointer into a buffer is not what was written to the buffer.
+    with T.parallel(max(tasks, 2)) as task, when(task < tasks):
         row = T.bind(task % conv.kernel[0])
         part = T.bind(task // conv.kernel[0] // group.repeat)
         first = T.bind(group.start + task // conv.kernel[0] % group.repeat * group.step)
