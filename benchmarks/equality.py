@@ -2,7 +2,7 @@
 
     python benchmarks/equality.py [--model resnet18 ...] [--json FILE]
 
-Each check's worst tensor is quoted as its error over its bound (the rules: docs/architecture.md, Verification).
+Each check's worst tensor is quoted as its error over its bound; docs/architecture.md has the rules.
 """
 
 import argparse

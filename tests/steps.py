@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from e2compile.graph import Kind, StepGraph, in_float64
-from e2compile.pipeline import capture_task
+from e2compile.differentiate import differentiate
+from e2compile.forward import capture_forward
+from e2compile.graph import Kind, StepGraph, in_float64, verify
 from e2compile.task import Task, make_task
 from e2compile.verify import CounterDraws
 
@@ -120,7 +121,8 @@ def assert_equal(found: Sequence[Named], expected: Sequence[Named], tolerance: f
 def assert_captured_equals_eager(task: Task, steps: int = 3, seed: int = 5) -> StepGraph:
     """Differentiate a task and compare consecutive steps on batches of fresh noise."""
     batches = [task.batch, *(_noise_like(task.batch, step) for step in range(1, steps))]
-    graph = capture_task(task).step
+    graph = differentiate(capture_forward(task, training=True), task)
+    verify(graph)
     assert_equal(graph_steps(graph, task, batches, seed), eager_steps(task, batches, seed))
     return graph
 

@@ -255,7 +255,7 @@ def test_a_draw_under_no_grad_is_refused_on_its_line() -> None:
                 alive = torch.rand(x.shape[0], 1, 1, 1) < 0.7
             return super().forward(x * alive)
 
-    with pytest.raises(CompileError, match="under torch.no_grad") as caught:
+    with pytest.raises(CompileError, match=r"under torch\.no_grad") as caught:
         capture_forward(task_of(Hidden(), BATCH), training=True)
     line = Hidden.forward.__code__.co_firstlineno + 2
     assert caught.value.where[0].startswith(f"test_differentiate.py:{line}:")

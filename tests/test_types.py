@@ -8,7 +8,7 @@ from tests.sources import ROOT, link_package
 
 
 def mypy(folder: Path) -> subprocess.CompletedProcess[str]:
-    config = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(folder / "cache")]
+    config = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")]
     command = [sys.executable, "-m", "mypy", "--strict", *config, "-p", "e2compile"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
