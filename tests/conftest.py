@@ -1,10 +1,14 @@
 """Fixtures of all tests: golden texts, and a cache of programs that is the session's own."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# PyTorch's threads cost more than they give on small tensors, and wait for each other on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 GOLDEN = Path(__file__).parent / "golden"
 

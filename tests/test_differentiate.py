@@ -21,7 +21,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet_cifar": (lambda: models.resnet_cifar(20), CIFAR),
     "preact_resnet": (lambda: models.preact_resnet(20), CIFAR),
     "resnet18": (lambda: models.resnet18(10), (2, 3, 64, 64)),
-    "mobilenet_v2": (lambda: models.mobilenet_v2(dropout=0.2), CIFAR),
+    "mobilenet_v2": (lambda: models.mobilenet_v2(dropout=0.2), (2, 3, 16, 16)),
     "vgg16_bn": (models.vgg16_bn, CIFAR),
     "functional_net": (models.functional_net, CIFAR),
     "small_resnet": (models.small_resnet, (4, 1, 8, 8)),

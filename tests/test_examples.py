@@ -42,7 +42,7 @@ def start_of(task: Task, layers: int) -> Task:
 
 @pytest.mark.parametrize("name", ["digits.py", "resnet_cifar.py", "mobilenetv2_cifar.py"])
 def test_a_model_file_compiles_and_trains(name: str, tmp_path: Path) -> None:
-    task = start_of(reduced(load_task(str(EXAMPLES / name))), 5)
+    task = start_of(reduced(load_task(str(EXAMPLES / name))), 4)
     graph = capture_task(task).apply(BatchDrop(p=0.5))
     program = e2compile.compile(graph, output=tmp_path / "out", verify=False)
     noise = arrays(torch.randn(40, *task.batch[0].shape[1:]).numpy(), (torch.arange(40) % 10).numpy())
