@@ -1,7 +1,6 @@
-"""The command line as a user meets it: every verb, every exit code, damaged input, an interrupted run."""
+"""The command line compiling and training: every exit code, an interrupted run."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,9 +16,9 @@ from safetensors.torch import load_file
 
 import e2compile
 from e2compile import display
-from e2compile.cli import main
 from e2compile.runtime import checkpoint
 from e2compile.task import load_task
+from tests.commands import python, run
 
 UNSUPPORTED = """
 import torch
@@ -46,15 +45,6 @@ OWN_DATA = """
 x = torch.randn(640, 1, 8, 8)
 data = torch.utils.data.TensorDataset(x, (x.mean((1, 2, 3)) > 0).long())
 """
-
-
-def run(*arguments: object) -> int:
-    return main([str(a) for a in arguments])
-
-
-def python(code: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def written(path: Path, text: str) -> Path:
@@ -352,162 +342,3 @@ assert not loaded, loaded[:5]
 """
     result = python(code, program_copy, tmp_path / "w.safetensors")
     assert result.returncode == 0, result.stderr
-
-
-# Damaged artefacts
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes(content)
-
-
-def truncate(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
-
-
-@pytest.mark.parametrize(
-    ("name", "damage", "message"),
-    [
-        ("program/program.so", flip_a_bit, "program.so is corrupted"),
-        ("program/program.so", Path.unlink, "program.so is missing"),
-        ("manifest.json", truncate, "manifest.json is corrupted"),
-        ("manifest.json", flip_a_bit, "manifest.json is corrupted"),
-        ("manifest.json", Path.unlink, "is not a Program"),
-        ("state/initial.safetensors", Path.unlink, "initial.safetensors is missing"),
-        ("state/rates.safetensors", flip_a_bit, "rates.safetensors is corrupted"),
-    ],
-)
-def test_a_damaged_program_is_named(
-    name: str, damage: object, message: str, program_copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert callable(damage)
-    damage(program_copy / name)
-    for verb in ("train", "evaluate", "export"):
-        assert run(verb, program_copy) == 2
-        assert message in capsys.readouterr().err
-
-
-def test_a_damaged_checkpoint_falls_back_to_the_older_one(
-    program_copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("train", program_copy, "--steps", "40", "--checkpoint-every", "30") == 0
-    checkpoints = program_copy / "runs" / "default" / "checkpoints"
-    older, newer = sorted(checkpoints.iterdir())
-    flip_a_bit(newer / "state.safetensors")
-    assert run("evaluate", program_copy) == 0
-    assert "after 30 steps" in capsys.readouterr().out
-    truncate(older / "progress.json")
-    assert run("evaluate", program_copy) == 2
-    assert "no checkpoint is intact" in capsys.readouterr().err
-    assert run("train", program_copy, "--resume", "--steps", "40") == 2
-
-
-# Looking
-
-
-def test_lists_prints_and_compares_stages(program_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("inspect", program_folder) == 0
-    listed = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in listed] == ["captured", "differentiated", "smd"]
-    assert run("inspect", program_folder, "--stage", "smd") == 0
-    text = capsys.readouterr().out
-    assert text == (program_folder / "graphs" / "02_smd.txt").read_text()
-    assert "digits.py:" in text
-    assert run("inspect", program_folder, "--diff", "differentiated", "smd") == 0
-    difference = capsys.readouterr().out
-    assert difference.startswith("--- differentiated\n+++ smd\n")
-    assert "+%0: f32[] = e2.uniform(%seed, %step, 0, [])" in difference
-    removed = [line for line in difference.splitlines()[2:] if line.startswith("-")]
-    assert removed
-    assert all(line.startswith("-return ") for line in removed)  # the step itself moved, unchanged
-
-
-def test_a_graph_is_coloured_on_a_terminal(program_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = StringIO()
-    console = Console(force_terminal=True, color_system="truecolor", file=screen, theme=display.THEME)
-    monkeypatch.setattr(display, "out", console)
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    assert run("inspect", program_folder, "--stage", "smd") == 0
-    assert "\x1b[36m%0\x1b[0m" in screen.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--stage", "smdd"), "no stage 'smdd'; there is captured, differentiated, smd"),
-        (("--diff", "captured", "x"), "no stage 'x'"),
-        (("--stage", "smd", "--diff", "captured", "smd"), "exclude each other"),
-        (("--diff", "captured"), "--diff"),
-    ],
-)
-def test_refuses_to_inspect(
-    arguments: tuple[str, ...], message: str, program_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("inspect", program_folder, *arguments) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_lists_passes_and_targets(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("passes") == 0
-    shown = capsys.readouterr().out
-    assert "smd  BatchDrop (SMD): a guard over the whole step." in shown
-    assert "--set smd.p=0.5  (a number)" in shown
-    assert "slu  not in this version" in shown
-    assert run("targets") == 0
-    shown = capsys.readouterr().out
-    assert "cpu   available" in shown
-    assert "fpga  not in this version" in shown
-
-
-def test_the_doctor_finds_this_machine_fit(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("doctor") == 0
-    shown = capsys.readouterr().out
-    for expected in ("torch", "apache-tvm-ffi", "C compiler", "TVM threads", "cache"):
-        assert expected in shown
-
-
-def test_the_doctor_says_what_is_missing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("shutil.which", lambda _: None)
-    assert run("doctor") == 4
-    assert "needs a C compiler" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("found", "pin", "fits"),
-    [
-        ("2.13.0+cpu", ">=2.13,<2.14", True),
-        ("2.14.0", ">=2.13,<2.14", False),
-        ("2.9.1", ">=2.13,<2.14", False),
-        ("0.27.0.post1", "<0.28,>=0.27", True),
-        ("0.1.14.post1", "==0.1.14.post1", True),
-        ("0.1.15", "==0.1.14.post1", False),
-        ("1.0", "", True),
-    ],
-)
-def test_compares_versions_with_pins(found: str, pin: str, fits: bool) -> None:
-    from e2compile.doctor import satisfies
-
-    assert satisfies(found, pin) is fits
-
-
-def test_a_missing_package_is_named(
-    program_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "tvm", None)
-    assert run("train", program_folder) == 4
-    assert "tvm is not installed" in capsys.readouterr().err
-
-
-def test_version_help_and_the_module_entry_point(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--version") == 0
-    assert capsys.readouterr().out.strip() == e2compile.__version__
-    assert run() == 0
-    assert "Usage: e2compile" in capsys.readouterr().out
-    command = [sys.executable, "-m", "e2compile", "train"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 2
-    assert "PROGRAM" in result.stderr

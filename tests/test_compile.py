@@ -2,7 +2,9 @@
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 import e2compile
 from e2compile.errors import UsageError, VerificationError
@@ -19,27 +21,9 @@ from e2compile.runtime.datasets import arrays
 from e2compile.runtime.fit import evaluate
 from e2compile.runtime.program import Program
 from e2compile.task import load_task
-from tests import models
+from tests.networks import NETWORKS, compile_network, network
 from tests.small import BATCH, LOSS, Net, small
-from tests.steps import images, task_of
-
-CIFAR = (4, 3, 32, 32)
-
-
-def start_of(model: nn.Module, layers: int, channels: int) -> nn.Module:
-    """The first layers of a network and a classifier: its kinds of kernels in a fraction of the time."""
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10)]
-    return nn.Sequential(*list(model.children())[:layers], *head)
-
-
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "resnet_cifar": (lambda: models.resnet_cifar(20), (8, 3, 32, 32)),
-    "functional_net": (models.functional_net, CIFAR),
-    "preact_resnet": (lambda: models.preact_resnet(8), CIFAR),
-    "resnet18": (lambda: start_of(models.resnet18(10), 7, 128), (2, 3, 64, 64)),
-    "vgg16_bn": (lambda: start_of(models.vgg16_bn(), 14, 128), CIFAR),
-    "mobilenet_v2": (lambda: start_of(models.mobilenet_v2(), 8, 32), CIFAR),
-}
+from tests.steps import images
 
 
 @pytest.fixture(scope="module")
@@ -58,24 +42,24 @@ def fresh(program: Program) -> Program:
     return e2compile.load(program.folder)
 
 
-def report(program: Program) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((program.folder / "verify" / "verify.json").read_text())
-    return found
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Future[Path]"]]:
+    folder = tmp_path_factory.mktemp("networks")
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        yield {name: pool.submit(compile_network, name, folder) for name in NETWORKS}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_compiles_and_passes_its_verification(name: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    build, shape = NETWORKS[name]
-    model = build()
-    program = e2compile.compile(
-        capture_task(task_of(model, images(shape))), output=tmp_path / "out", cache=False
-    )
-    found = report(program)
+def test_a_network_compiles_and_passes_its_verification(
+    name: str, compiled: dict[str, "Future[Path]"]
+) -> None:
+    program = e2compile.load(compiled[name].result())
+    found = json.loads((program.folder / "verify" / "verify.json").read_text())
     assert found["passed"] is True
     kinds = {key.split(", ")[1] for key in found["worst"] if key.startswith("program")}
     assert kinds == {"loss", "metric", "parameter", "buffer", "optimizer state"}
-    model.load_state_dict({n: torch.from_numpy(a) for n, a in program.state_dict().items()})
+    state = {name: torch.from_numpy(array) for name, array in program.state_dict().items()}
+    network(name).load_state_dict(state)
 
 
 def test_five_steps_stay_at_the_eager_ones(graph: TrainingGraph, fresh: Program) -> None:
