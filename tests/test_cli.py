@@ -301,11 +301,11 @@ def test_interrupted_by_ctrl_c_it_resumes_to_the_same_bits(program_copy: Path) -
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     checkpoints = program_copy / "runs" / "default" / "checkpoints"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not list(checkpoints.glob("step-*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    shown, complaint = process.communicate(timeout=30)
+    shown, complaint = process.communicate(timeout=600)
     assert process.returncode == 130, complaint
     assert "Traceback" not in complaint
     assert f"e2compile train {program_copy} --resume --steps 1000000" in shown
