@@ -13,10 +13,11 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 
-def seconds(function, repeats: int) -> float:  # type: ignore[no-untyped-def]
+def seconds(function: Callable[[], object], repeats: int) -> float:
     """Median seconds of a call."""
     times = []
     for _ in range(repeats):
