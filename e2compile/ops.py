@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,4 +46,122 @@ def _(seed: Tensor, step: Tensor, site: int, size: Sequence[int]) -> Tensor:  # 
     return torch.empty(list(size), dtype=torch.float32)
 
 
+@torch.library.custom_op("e2::guard", mutates_args=())
+def guard(mask: Tensor, name: str, frozen: bool) -> Tensor:
+    """Marks `mask` [samples], bool, as what decides which samples a block runs for; its value is the mask.
+
+    Everything that would be dead if no sample ran is the block's region. `frozen` says whether weights and
+    optimizer state of a block that no sample ran keep their values, decay and momentum included.
+    """
+    del name, frozen
+    return mask.clone()
+
+
+@guard.register_fake
+def _(mask: Tensor, name: str, frozen: bool) -> Tensor:  # noqa: ARG001
+    return torch.empty_like(mask)
+
+
+@torch.library.custom_op("e2::moments", mutates_args=())
+def moments(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Variance (divisor n) and mean [channels] of x [samples, channels, ...], over the samples that `mask`
+    [samples] lets live and all dimensions but the second; zeros where none lives."""
+    live = x[mask].transpose(0, 1).flatten(1)
+    if live.shape[1] == 0:
+        return x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1])
+    variance, mean = torch.var_mean(live, 1, correction=0)
+    return variance, mean
+
+
+@moments.register_fake
+def _(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+    return x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
+
+
+# Terms of one integer sum: 255 * 128 * 65,536 is the largest product sum below 2^31.
+MOST_TERMS = 1 << 16
+_INT32 = torch.iinfo(torch.int32)
+
+
+@torch.library.custom_op("e2::integer_convolution", mutates_args=())
+def integer_convolution(
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """The exact convolution of x [N, C, H, W], int8 or uint8, with weight [O, C / groups, KH, KW], int8.
+
+    The result is int32. A sum of more than 2^16 products could leave int32; such a workload is refused when compiling.
+    """
+    y = torch.nn.functional.conv2d(
+        x.double(), weight.double(), None, list(stride), list(padding), list(dilation), groups
+    )
+    return y.to(torch.int32)
+
+
+@integer_convolution.register_fake
+def _(x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
+    y = torch.nn.functional.conv2d(
+        x.float(), weight.float(), None, list(stride), list(padding), list(dilation), groups
+    )
+    return y.to(torch.int32)
+
+
+@torch.library.custom_op("e2::integer_input_gradient", mutates_args=())
+def integer_input_gradient(
+    grad: Tensor,
+    weight: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """The exact gradient of a convolution's input, `size` [N, C, H, W], int32, from grad [N, O, OH, OW] and
+    weight [O, C / groups, KH, KW], both int8."""
+    dx = torch.nn.grad.conv2d_input(
+        list(size), weight.double(), grad.double(), list(stride), list(padding), list(dilation), groups
+    )
+    return dx.to(torch.int32)
+
+
+@integer_input_gradient.register_fake
+def _(grad: Tensor, _: Tensor, size: Sequence[int], *__: Any) -> Tensor:
+    return grad.new_empty(list(size), dtype=torch.int32)
+
+
+@torch.library.custom_op("e2::integer_weight_gradient", mutates_args=())
+def integer_weight_gradient(
+    x: Tensor,
+    grad: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """The gradient of a convolution's weight, `size` [O, C / groups, KH, KW], int32.
+
+    x is [N, C, H, W], int8 or uint8, grad [N, O, OH, OW], int8. It is the exact sum over samples and
+    positions, clamped to int32.
+    """
+    dw = torch.nn.grad.conv2d_weight(
+        x.double(), list(size), grad.double(), list(stride), list(padding), list(dilation), groups
+    )
+    return dw.clamp(_INT32.min, _INT32.max).to(torch.int32)
+
+
+@integer_weight_gradient.register_fake
+def _(x: Tensor, grad: Tensor, size: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:  # noqa: ARG001
+    return grad.new_empty(list(size), dtype=torch.int32)
+
+
 UNIFORM = torch.ops.e2.uniform.default
+GUARD = torch.ops.e2.guard.default
+MOMENTS = torch.ops.e2.moments.default
+INTEGER_CONVOLUTION = torch.ops.e2.integer_convolution.default
+INTEGER_INPUT_GRADIENT = torch.ops.e2.integer_input_gradient.default
+INTEGER_WEIGHT_GRADIENT = torch.ops.e2.integer_weight_gradient.default
