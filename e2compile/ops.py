@@ -94,7 +94,7 @@ def integer_convolution(
 ) -> Tensor:
     """The exact convolution of x [N, C, H, W], int8 or uint8, with weight [O, C / groups, KH, KW], int8.
 
-    The result is int32. A sum of more than 2^16 products could leave int32; such a workload is refused when compiling.
+    The result is int32. A sum of more than 2^16 products could leave it: such a workload is refused.
     """
     y = torch.nn.functional.conv2d(
         x.double(), weight.double(), None, list(stride), list(padding), list(dilation), groups
