@@ -15,7 +15,8 @@ from e2compile import __version__, artefact, optimizer
 from e2compile.cache import Cache, folder, source_digest
 from e2compile.errors import MissingError
 from e2compile.graph import Slot, StepGraph, entry_points
-from e2compile.lower import Lowering, planned_bytes, state_orders
+from e2compile.lower.layout import state_orders
+from e2compile.lower.module import Lowering, planned_bytes
 from e2compile.pipeline import TrainingGraph, forward_text
 from e2compile.runtime.manifest import Function, Manifest, Tensor
 from e2compile.runtime.program import LIBRARY, Program

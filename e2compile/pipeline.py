@@ -13,14 +13,16 @@ from e2compile.differentiate import differentiate, evaluation_graph
 from e2compile.errors import CompileError
 from e2compile.forward import ForwardGraph, capture_forward
 from e2compile.graph import StepGraph, body_lines, text, type_text, verify
+from e2compile.outline import has_guards, outline
 from e2compile.task import Task, make_task
 
 
 class Level(Enum):
-    """Which graph a pass rewrites: before differentiation, or the whole step after it."""
+    """Which graph a pass rewrites: before differentiation, the step after it, or the step as a whole last."""
 
     FORWARD = "forward"
     JOINT = "joint"
+    STEP = "step"
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,19 @@ def _run(task: Task, forward: ForwardGraph, passes: Sequence[Pass]) -> Any:
     step = differentiate(forward, task)
     verify(step)
     yield Stage("differentiated", step, 0, (), time.perf_counter() - began)
-    for item in passes:
-        if item.level is Level.JOINT:
-            change, seconds = _timed(item, step)
-            step = change.graph
+    for level in (Level.JOINT, Level.STEP):
+        for item in passes:
+            if item.level is level:
+                change, seconds = _timed(item, step)
+                step = change.graph
+                verify(step)
+                yield Stage(item.name, step, change.changed, change.notes, seconds)
+        if level is Level.JOINT and has_guards(step):
+            began = time.perf_counter()
+            outlined = outline(step)
+            step = outlined.graph
             verify(step)
-            yield Stage(item.name, step, change.changed, change.notes, seconds)
+            yield Stage("outlined", step, outlined.changed, outlined.notes, time.perf_counter() - began)
 
 
 def _timed(item: Pass, graph: Any) -> tuple[Change, float]:

@@ -1,13 +1,14 @@
 """Groups become kernels: loops as data, contractions and poolings as workloads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import fx
 
-from e2compile.lower.fuse import Fusion, Group, aligned
+from e2compile.lower.fuse import Fusion, Group, aligned, holder, producer
+from e2compile.lower.inline import Live, live_of
 from e2compile.lower.kinds import (
     ASSEMBLIES,
     CONSTANTS,
@@ -19,10 +20,11 @@ from e2compile.lower.kinds import (
     work,
 )
 from e2compile.lower.layout import Layout, Order
-from e2compile.lower.loop import Buffer, Compute, Load, Loop, Reduce, Value, View, Window
+from e2compile.lower.loop import Buffer, Compute, Gate, Load, Loop, Reduce, Value, View, Window
 from e2compile.lower.scalar import dtype_text
 from e2compile.lower.views import Shape, shape_of, source_of, squeezed
 from e2compile.lower.windows import windows
+from e2compile.ops import MOMENTS
 
 aten = torch.ops.aten
 
@@ -37,15 +39,24 @@ class LoopKernel:
     loop: Loop
     inputs: tuple[fx.Node, ...]
     outputs: tuple[fx.Node | None, ...]
+    live: Live = ()
 
 
 class LoopBuilder:
     """Writes one loop: instructions are added on demand, from what is stored back to what is loaded."""
 
     def __init__(
-        self, fusion: Fusion, layout: Layout, group: Group | None, shape: Shape, order: Order
+        self,
+        fusion: Fusion,
+        layout: Layout,
+        group: Group | None,
+        shape: Shape,
+        order: Order,
+        live: Live = (),
+        batch: int | None = None,
     ) -> None:
         self.fusion, self.layout, self.group = fusion, layout, group
+        self.live, self.gate = live, Gate(batch) if live else None
         self.shape, self.loop_order = shape, order
         self.inputs: list[fx.Node] = []
         self.instructions: list[Load | Compute] = []
@@ -156,7 +167,11 @@ class LoopBuilder:
         for d in dims:
             count *= self.shape[d]
         scale = 1 / count if node.target in (aten.mean.default, aten.mean.dim) else 1.0
-        correction = float(node.kwargs.get("correction", 1)) if kind == "moments" else 0.0  # type: ignore[arg-type]
+        correction = 0.0
+        if node.target is aten.var_mean.correction:
+            correction = float(node.kwargs.get("correction", 1))  # type: ignore[arg-type]
+        if node.target is MOMENTS and not live_of(node):
+            self.gate = replace(self.gate, always=True)
         kept = [d for d in range(len(self.shape)) if d not in dims]
         shape = tuple(self.shape[d] for d in kept)
         order = tuple(kept.index(d) for d in self.loop_order if d not in dims)
@@ -187,8 +202,9 @@ class LoopBuilder:
             reduces,
             donated,
             self._name(),
+            self.gate,
         )
-        return LoopKernel(loop, tuple(self.inputs), tuple(node for node, *_ in self.outputs))
+        return LoopKernel(loop, tuple(self.inputs), tuple(node for node, *_ in self.outputs), self.live)
 
     def _name(self) -> str:
         """The first and last operators, so that a profile can be read."""
@@ -226,7 +242,9 @@ def group_loop(
 ) -> LoopKernel:
     """The loop of a group that stores what is wanted of it."""
     assert group.shape is not None
-    builder = LoopBuilder(fusion, layout, group, group.shape, layout.loops[group])
+    builder = LoopBuilder(
+        fusion, layout, group, group.shape, layout.loops[group], group.live, group.batch
+    )
     for node in group.nodes:
         if work(node) is Work.REDUCE:
             if any(result in wanted for result, _ in reduction_results(node)):
@@ -237,11 +255,18 @@ def group_loop(
     return builder.finish()
 
 
+def _batch(fusion: Fusion, node: fx.Node) -> int | None:
+    """The dimension of a copy's loop that counts samples."""
+    axis, shape = fusion.axes[node], shape_of(node)
+    return None if axis is None or shape[axis] == 1 else sum(size != 1 for size in shape[:axis])
+
+
 def copy_loop(
     fusion: Fusion, layout: Layout, node: fx.Node, order: Order, donor: fx.Node | None
 ) -> LoopKernel:
     """A loop that writes a node, read through whatever views, in an order of memory."""
     shape = squeezed(shape_of(node))
-    builder = LoopBuilder(fusion, layout, None, shape, order)
+    live = live_of(producer(holder(node)))
+    builder = LoopBuilder(fusion, layout, None, shape, order, live, _batch(fusion, node) if live else None)
     builder.store(node, order, donor, builder.load(node, shape_of(node)))
     return builder.finish()

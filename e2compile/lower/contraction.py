@@ -1,12 +1,13 @@
 """Convolutions, matrix products and poolings as workloads with their operands' memory orders."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import fx
 
 from e2compile.lower.access import is_affine, strides
+from e2compile.lower.inline import Live, live_of
 from e2compile.lower.kinds import is_constant
 from e2compile.lower.layout import Layout, Order, default, natural, weight
 from e2compile.lower.loop import Buffer, Load, Loop, View
@@ -44,10 +45,15 @@ class Call:
     operands: tuple[Operand, ...]
     results: tuple[Result, ...]
     bias: bool = False
+    live: Live = ()
 
 
 def call(node: fx.Node, layout: Layout) -> Call:
     """The kernel call of a contraction or pooling."""
+    return replace(_call(node, layout), live=live_of(node))
+
+
+def _call(node: fx.Node, layout: Layout) -> Call:
     if node.target is aten.mm.default:
         return _product(node, layout)
     if node.target is aten.convolution.default:

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
+from e2compile.batch_axis import LOST, Axis, batch_axes
+from e2compile.graph import StepGraph
+from e2compile.lower.inline import Live, live_of
 from e2compile.lower.kinds import (
     ASSEMBLIES,
     EXPENSIVE,
@@ -18,6 +21,7 @@ from e2compile.lower.kinds import (
     work,
 )
 from e2compile.lower.views import is_identity, shape_of, source_of, squeezed
+from e2compile.ops import MOMENTS
 
 aten = torch.ops.aten
 
@@ -27,11 +31,16 @@ _MOST_CALLS = 16
 
 @dataclass(eq=False)
 class Group:
-    """The calls of one kernel. `shape` is None for a kernel that is a single contraction or pooling."""
+    """The calls of one kernel. `shape` is None for a kernel that is a single contraction or pooling.
+
+    They run where `live` holds; `batch` is then the loop's dimension that counts samples, if it has one.
+    """
 
     number: int
     phase: str
     shape: tuple[int, ...] | None
+    live: Live = ()
+    batch: int | None = None
     nodes: list[fx.Node] = field(default_factory=list)
     reads: set[fx.Node] = field(default_factory=set)
     ancestors: int = 0
@@ -65,10 +74,23 @@ def buffered_operands(node: fx.Node) -> set[fx.Node]:
     return {holder(node.args[0])} if node.target is aten.gather.default else set()  # type: ignore[arg-type]
 
 
+def running(node: fx.Node) -> Live:
+    """What must hold for a call's kernel to run; moments are taken of live samples wherever they are used."""
+    if node.target is MOMENTS and not live_of(node):
+        return (node.args[1],)  # type: ignore[return-value]
+    return live_of(node)
+
+
+def has_live(graph: fx.Graph) -> bool:
+    return any(node.op == "call_function" and running(node) for node in graph.nodes)
+
+
 class Fusion:
     """Groups a graph's calls; `groups` in an order in which each comes after what it reads."""
 
-    def __init__(self, graph: fx.Graph) -> None:
+    def __init__(self, step: StepGraph) -> None:
+        graph = step.graph
+        self.axes: dict[fx.Node, Axis] = batch_axes(step) if has_live(graph) else {}
         self.groups: list[Group] = []
         self.of: dict[fx.Node, Group] = {}
         self.outputs = {holder(n) for n in graph.output_node().all_input_nodes}
@@ -85,7 +107,8 @@ class Fusion:
         )
         if group is None:
             shape = loop_shape(node) if is_loop else None
-            group = Group(len(self.groups), node.meta["phase"], shape)
+            batch = self.batch(node) if is_loop else None
+            group = Group(len(self.groups), node.meta["phase"], shape, running(node), batch)
             self.groups.append(group)
         self._join(node, group)
 
@@ -103,6 +126,8 @@ class Fusion:
     def _may_join(self, node: fx.Node, group: Group) -> bool:
         if group.shape != loop_shape(node) or group.phase != node.meta["phase"]:
             return False
+        if group.live != running(node) or group.batch != self.batch(node):
+            return False
         calls = {n.target for n in (node, *group.nodes)}
         if aten.argmax.default in calls or (calls & set(ASSEMBLIES) and calls & set(REDUCTIONS)):
             return False
@@ -119,6 +144,16 @@ class Fusion:
             elif maker is not None and maker.ancestors >> group.number & 1:
                 return False
         return True
+
+    def batch(self, node: fx.Node) -> int | None:
+        """The dimension, counted without those of one, that counts samples in a gated call's loop."""
+        if not running(node):
+            return None
+        whole: fx.Node = node.args[0] if work(node) is Work.REDUCE else node  # type: ignore[assignment]
+        axis, shape = self.axes[whole], shape_of(whole)
+        if axis is None or axis == LOST or shape[axis] == 1:
+            return None
+        return sum(size != 1 for size in shape[:axis])
 
     def _join(self, node: fx.Node, group: Group) -> None:
         group.nodes.append(node)
@@ -140,7 +175,7 @@ class Fusion:
         """Holders that lie in memory anyway: read by kernels that are not loops over their own shape."""
         forced = set(self.outputs)
         for node, group in self.of.items():
-            forced |= buffered_operands(node)
+            forced |= buffered_operands(node) | {holder(condition) for condition in group.live}
             for operand in node.all_input_nodes:
                 if group.shape is None or not aligned(operand, group.shape):
                     forced.add(holder(operand))

@@ -12,7 +12,7 @@ from e2compile.errors import CompileError
 from e2compile.graph import targets, where
 from e2compile.lower.scalar import ARITHMETIC, COMPARISONS
 from e2compile.lower.views import VIEWS, shape_of, squeezed
-from e2compile.ops import UNIFORM
+from e2compile.ops import MOMENTS, UNIFORM
 
 aten = torch.ops.aten
 
@@ -42,8 +42,10 @@ REDUCTIONS = {
     aten.mean.dim: "sum",
     aten.amax.default: "amax",
     aten.amin.default: "amin",
+    aten.any.default: "amax",
     aten.argmax.default: "argmax",
     aten.var_mean.correction: "moments",
+    MOMENTS: "moments",
 }
 
 CONTRACTIONS = (
@@ -118,6 +120,9 @@ def reduced_dims(node: fx.Node) -> tuple[int, ...]:
     """The dimensions, counted without those of one, that a reduction reduces."""
     source: fx.Node = node.args[0]  # type: ignore[assignment]
     shape = shape_of(source)
+    if node.target is MOMENTS:
+        kept = [d for d, size in enumerate(shape) if size != 1]
+        return tuple(i for i, d in enumerate(kept) if d != 1)
     dims: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
     if isinstance(dims, int):
         dims = [dims]
@@ -165,6 +170,8 @@ def _why_not(node: fx.Node) -> str | None:
         and REDUCTIONS[node.target] in ("argmax", "moments")
     ):
         return f"{name} over a single value"
+    if node.target is aten.any.default and node.args[0].meta["val"].dtype != torch.bool:  # type: ignore[union-attr]
+        return f"{name} of numbers"
     if node.target is aten.cat.default and len({len(shape_of(n)) for n in node.all_input_nodes}) != 1:
         return f"{name} of an empty tensor"
     if node.target is aten.argmax.default and len(reduced_dims(node)) > 1:

@@ -7,6 +7,7 @@ from torch import fx
 
 from e2compile.graph import Kind, StepGraph
 from e2compile.lower.fuse import Fusion, Group, aligned, holder, producer
+from e2compile.lower.inline import inlined
 from e2compile.lower.kinds import Work, work
 from e2compile.lower.views import Shape, shape_of, squeezed
 
@@ -106,6 +107,7 @@ class Layout:
 
 def state_orders(graph: StepGraph) -> dict[str, Order]:
     """The order of each state input by name."""
+    graph = inlined(graph)
     slots = dict(zip(graph.placeholders, graph.inputs, strict=True))
     weights = {
         slots[n.args[1]].target

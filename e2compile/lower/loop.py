@@ -99,6 +99,19 @@ class Reduce:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """A loop that runs where samples live.
+
+    With `batch`, a dimension of the loop, it runs over places of live samples alone: arguments `index`
+    [samples] and `count` [1], both int32, follow the inputs. Without, it runs whole if the count is not zero,
+    and only `count` follows. With `always` a reduction also writes its results, zeros, if the count is zero.
+    """
+
+    batch: int | None
+    always: bool = False
+
+
+@dataclass(frozen=True)
 class Loop:
     """A loop over `shape` (no dimensions of one) in memory order `order`.
 
@@ -115,3 +128,4 @@ class Loop:
     reduces: tuple[Reduce, ...]
     donated: tuple[int | None, ...]
     name: str
+    gate: Gate | None = None

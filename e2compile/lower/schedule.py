@@ -12,6 +12,7 @@ from e2compile.lower.access import is_affine, probe, strides
 from e2compile.lower.build import LoopKernel, copy_loop, group_loop
 from e2compile.lower.contraction import Call, call, lies_in
 from e2compile.lower.fuse import Fusion, Group, aligned, holder
+from e2compile.lower.inline import Live
 from e2compile.lower.kinds import is_elementwise
 from e2compile.lower.layout import Layout, Order, natural
 from e2compile.lower.loop import Load
@@ -29,7 +30,15 @@ class Copy:
     order: Order
 
 
-Kernel = LoopKernel | Call | Copy
+@dataclass(frozen=True)
+class LiveSamples:
+    """Lists the samples that live where all of `live` hold, out of `samples`."""
+
+    live: Live
+    samples: int
+
+
+Kernel = LoopKernel | Call | Copy | LiveSamples
 
 
 @dataclass(frozen=True)
@@ -44,14 +53,13 @@ class Schedule:
 
 
 def schedule(graph: StepGraph, layout_states: dict[str, Order] | None = None) -> Schedule:
-    """Fuse, lay out and order a graph that `kinds.check` has let pass."""
-    graph = _moved_by_calls(graph)
-    fusion = Fusion(graph.graph)
+    """Fuse, lay out and order a graph without conditionals that `kinds.check` has let pass."""
+    fusion = Fusion(graph)
     layout = Layout(graph, fusion, layout_states)
     return _Scheduler(graph, fusion, layout).run()
 
 
-def _moved_by_calls(graph: StepGraph) -> StepGraph:
+def moved_by_calls(graph: StepGraph) -> StepGraph:
     """state := a view of a state  ->  state := _to_copy(the view), as a call's result can be kept aside.
 
     The graph itself where no state takes another's value or its own in another order.
@@ -101,6 +109,7 @@ class _Scheduler:
         """Build, order, and where overwriting makes a cycle write that state by a copy at the end."""
         while True:
             kernels = self._kernels()
+            kernels += self._live_samples(kernels)
             try:
                 order = tuple(TopologicalSorter(self._edges(kernels)).static_order())
             except CycleError as error:
@@ -182,6 +191,13 @@ class _Scheduler:
             copies[key] = Copy(loop, operand.node, operand.order)
             kernels.append(copies[key])
 
+    def _live_samples(self, kernels: Sequence[Kernel]) -> list[Kernel]:
+        """A list for each set of conditions that kernels run under, and for those it is made from."""
+        used = {live_kernel(kernel) for kernel in kernels}
+        lives = {live[:depth] for live in used for depth in range(1, len(live) + 1)}
+        (samples,) = {n.meta["val"].shape[0] for n in self.layout.data} if lives else {0}
+        return [LiveSamples(live, samples) for live in lives]
+
     def _edges(self, kernels: Sequence[Kernel]) -> dict[int, set[int]]:
         """What each kernel waits for: its operands, and the other readers of state that it overwrites."""
         made: dict[object, int] = {}
@@ -191,6 +207,8 @@ class _Scheduler:
                 made[result] = i
             if isinstance(kernel, Copy) and not _donated(kernel):
                 made[kernel.node, kernel.order] = i
+            if isinstance(kernel, LiveSamples):
+                made[kernel.live] = i
             for source in read(kernel):
                 readers.setdefault(source, set()).add(i)
         edges: dict[int, set[int]] = {}
@@ -199,6 +217,10 @@ class _Scheduler:
             if isinstance(kernel, Call):
                 keys = ((o.node, o.order) for o in kernel.operands)
                 waits |= {made[key] for key in keys if key in made}
+            if live_kernel(kernel):
+                waits.add(made[live_kernel(kernel)])
+            if isinstance(kernel, LiveSamples) and len(kernel.live) > 1:
+                waits.add(made[kernel.live[:-1]])
             for old in _donated(kernel):
                 waits |= readers.get(old, set())
             edges[i] = waits - {i}
@@ -207,21 +229,30 @@ class _Scheduler:
 
 def read(kernel: Kernel) -> list[fx.Node]:
     """The holders that a kernel reads; a contraction's operands may come from copies of them."""
+    if isinstance(kernel, LiveSamples):
+        return [holder(kernel.live[-1])]
     if isinstance(kernel, Call):
         return [holder(o.node) for o in kernel.operands]
     loop = kernel.kernel if isinstance(kernel, Copy) else kernel
     return list(loop.inputs)
 
 
+def live_kernel(kernel: Kernel) -> Live:
+    """What must hold for a kernel to run."""
+    if isinstance(kernel, LiveSamples):
+        return ()
+    return kernel.kernel.live if isinstance(kernel, Copy) else kernel.live
+
+
 def written(kernel: Kernel) -> list[fx.Node]:
     """The holders that a kernel writes; a copy's result is no holder."""
     if isinstance(kernel, Call):
         return [r.node for r in kernel.results if r.node is not None]
-    return [] if isinstance(kernel, Copy) else [n for n in kernel.outputs if n is not None]
+    return [] if isinstance(kernel, (Copy, LiveSamples)) else [n for n in kernel.outputs if n is not None]
 
 
 def _donated(kernel: Kernel) -> list[fx.Node]:
-    if isinstance(kernel, Call):
+    if isinstance(kernel, (Call, LiveSamples)):
         return []
     loop = kernel.kernel if isinstance(kernel, Copy) else kernel
     return [loop.inputs[d] for d in loop.loop.donated if d is not None]

@@ -9,6 +9,8 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
+from e2compile.ops import GUARD
+
 aten = torch.ops.aten
 
 # An index is a list of Python integers or of TIR expressions: the maps use + * // % only.
@@ -85,7 +87,12 @@ def _flip(index: Index, out: Shape, source: Shape, arguments: Arguments) -> Inde
     return [source[d] - 1 - i if d in flipped else i for d, i in enumerate(index)]
 
 
+def _guard(index: Index, out: Shape, source: Shape, _: Arguments) -> Index:
+    return index
+
+
 VIEWS: dict[OpOverload, Map] = {
+    GUARD: _guard,
     aten.view.default: _view,
     aten._unsafe_view.default: _view,
     aten.reshape.default: _view,

@@ -40,15 +40,20 @@ def axes(loop: Loop) -> list[Axis]:
     accesses += [probe(loop.buffers[b].address, len(loop.shape))[1] for _, b in loop.stores]
     mergeable = all(is_affine(i) for i in loop.instructions)
     mergeable = mergeable and not any(r.kind == "argmax" for r in loop.reduces)
+    batch = loop.gate.batch if loop.gate is not None else None
     result: list[Axis] = []
     for dim in loop.order:
         axis = Axis((dim,), loop.shape[dim], dim in reduced)
         last = result[-1] if result else None
-        if last and mergeable and last.reduced == axis.reduced and _linear(accesses, last.dims[-1], axis):
+        is_alone = batch is not None and (dim == batch or (last is not None and batch in last.dims))
+        alike = last is not None and mergeable and last.reduced == axis.reduced and not is_alone
+        if last is not None and alike and _linear(accesses, last.dims[-1], axis):
             result[-1] = Axis((*last.dims, dim), last.extent * axis.extent, axis.reduced)
         else:
             result.append(axis)
-    return result or [Axis((), 1, False)]
+    if not result or result[-1].dims == (batch,):  # samples are listed, so they never are lanes of a vector
+        result.append(Axis((), 1, False))
+    return result
 
 
 def _linear(accesses: Sequence[Sequence[int]], outer: int, axis: Axis) -> bool:

@@ -9,8 +9,9 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import PrimFunc
 
-from e2compile.lower.loop import Loop
-from e2compile.targets.llvm.evaluate import Body
+from e2compile.lower.loop import Buffer, Loop
+from e2compile.targets.llvm.evaluate import Body, axes
+from e2compile.targets.llvm.gating import Rows, gate_arguments, rows, where_live
 from e2compile.targets.llvm.machine import Machine
 
 # Below this many elements, waking the other threads costs more than they save.
@@ -19,17 +20,18 @@ _CHUNKS = 64
 
 
 @contextmanager
-def kernel(loop: Loop, result: list[PrimFunc]) -> Iterator[list[Any]]:
-    """Open a function over a loop's buffers; gives each as a flat view, donated outputs as their input's."""
+def kernel(loop: Loop, result: list[PrimFunc]) -> Iterator[tuple[list[Any], Rows]]:
+    """Open a function over a loop's buffers; gives each as a flat view, donated outputs as their input's,
+    and the samples it runs for."""
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             T.func_name(loop.name)
             T.func_attr({"tirx.noalias": True})
             donors = [None] * loop.inputs + list(loop.donated)
-            arguments: list[Any] = [
-                T.arg(f"b{i}", T.buffer(buffer.physical, buffer.dtype)) if donor is None else None
-                for i, (buffer, donor) in enumerate(zip(loop.buffers, donors, strict=True))
-            ]
+            given = list(zip(loop.buffers, donors, strict=True))
+            arguments = [_argument(i, *pair) for i, pair in enumerate(given[: loop.inputs])]
+            gates = gate_arguments(loop)
+            arguments += [_argument(i, *pair) for i, pair in enumerate(given[loop.inputs :], loop.inputs)]
             views: list[Any] = []
             for argument, buffer, donor in zip(arguments, loop.buffers, donors, strict=True):
                 if donor is None:
@@ -37,8 +39,14 @@ def kernel(loop: Loop, result: list[PrimFunc]) -> Iterator[list[Any]]:
                     views.append(T.decl_buffer((size,), buffer.dtype, data=argument.data))
                 else:
                     views.append(views[donor])
-            yield views
+            live = rows(loop, axes(loop), gates)
+            with where_live(loop, live):
+                yield views, live
         result.append(builder.get())
+
+
+def _argument(number: int, buffer: Buffer, donor: int | None) -> Any:
+    return T.arg(f"b{number}", T.buffer(buffer.physical, buffer.dtype)) if donor is None else None
 
 
 def lanes(extent: int, machine: Machine) -> int:
@@ -50,16 +58,18 @@ def lanes(extent: int, machine: Machine) -> int:
 def elementwise(loop: Loop, machine: Machine) -> PrimFunc:
     """A loop with stores alone."""
     result: list[PrimFunc] = []
-    with kernel(loop, result) as views:
+    with kernel(loop, result) as (views, live):
         whole = Body(loop, views)
         bodies = [Body(loop, views, segment) for segment in whole.segments()]
-        outer = [axis.extent for axis in whole.axes[:-1]]
-        rows = math.prod(outer)
+        outer = whole.axes[:-1]
+        extents = [live.extent(axis) for axis in outer]
         is_parallel = math.prod(loop.shape) >= PARALLEL_ELEMENTS
-        if rows > 1:
-            with (T.parallel if is_parallel else T.serial)(0, rows) as row:
+        if math.prod(axis.extent for axis in outer) > 1:
+            with (T.parallel if is_parallel else T.serial)(0, math.prod(extents)) as row:
+                positions = zip(outer, unflatten(row, extents), strict=True)
+                point = [live.place(axis, position) for axis, position in positions]
                 for body in bodies:
-                    _row(body, unflatten(row, outer), machine, False)
+                    _row(body, point, machine, False)
         else:
             for body in bodies:
                 _row(body, [0 for _ in outer], machine, is_parallel)

@@ -16,6 +16,7 @@ from tvm.tirx import PrimFunc
 from e2compile.lower import functions
 from e2compile.lower.loop import Loop, Reduce
 from e2compile.targets.llvm.evaluate import Axis, Body
+from e2compile.targets.llvm.gating import Rows
 from e2compile.targets.llvm.loops import PARALLEL_ELEMENTS, kernel, lanes, unflatten, vectorized
 from e2compile.targets.llvm.machine import Machine
 
@@ -69,14 +70,14 @@ def _accumulators(reduce: Reduce, dtype: str) -> list[_Accumulator]:
 def reduction(loop: Loop, machine: Machine) -> PrimFunc:
     """A loop with reductions over one set of dimensions, and stores of what they are taken of."""
     result: list[PrimFunc] = []
-    with kernel(loop, result) as views:
-        _Reduction(loop, views, machine).emit()
+    with kernel(loop, result) as (views, live):
+        _Reduction(loop, views, live, machine).emit()
     return result[0]
 
 
 class _Reduction:
-    def __init__(self, loop: Loop, views: list[Any], machine: Machine) -> None:
-        self.loop, self.views, self.body = loop, views, Body(loop, views)
+    def __init__(self, loop: Loop, views: list[Any], live: Rows, machine: Machine) -> None:
+        self.loop, self.views, self.live, self.body = loop, views, live, Body(loop, views)
         axes = self.body.axes
         self.inner = axes[-1] if not axes[-1].reduced else Axis((), 1, False)
         self.width = lanes(self.inner.extent, machine)
@@ -84,9 +85,10 @@ class _Reduction:
             self.width = math.gcd(self.inner.extent, machine.lanes)
         self.kept = [a for a in axes if not a.reduced and a is not axes[-1]]
         self.reduced = [a for a in axes if a.reduced]
-        self.rows = math.prod(a.extent for a in self.kept)
+        self.rows = math.prod(live.extent(a) for a in self.kept)
+        self.most_rows = math.prod(a.extent for a in self.kept)
         large = math.prod(loop.shape) >= PARALLEL_ELEMENTS
-        split = large and self.rows < 4 * _PARTS and not any(r.kind == "argmax" for r in loop.reduces)
+        split = large and self.most_rows < 4 * _PARTS and not any(r.kind == "argmax" for r in loop.reduces)
         self.parts = min(_PARTS, self.reduced[0].extent) if split else 1
         self.loop_kind = T.parallel if large else T.serial
         self.blocks = self.inner.extent // self.width
@@ -105,7 +107,7 @@ class _Reduction:
         """Each part's sums to a scratch tensor, then their sum in order."""
         specs = self._specs()
         scratch = [
-            T.alloc_buffer((self.parts * self.rows * self.inner.extent,), spec.dtype, scope="global")
+            T.alloc_buffer((self.parts * self.most_rows * self.inner.extent,), spec.dtype, scope="global")
             for _, spec in specs
         ]
 
@@ -143,13 +145,15 @@ class _Reduction:
         specs = self._specs()
         totals = self._start(specs)
         first, *rest = self.reduced
-        size = -(-first.extent // self.parts)
+        extent = self.live.extent(first)
+        size = (extent + (self.parts - 1)) // self.parts
         step = _BLOCK if not rest else 1
-        count = T.min(size, first.extent - part * size)
+        count = T.min(size, extent - part * size)
         with T.serial(0, (count + (step - 1)) // step) as group:
             partial = self._start(specs)
             with T.serial(0, T.min(step, count - group * step)) as i:
-                self._inner(rest, [part * size + group * step + i], row, block, partial)
+                place = self.live.place(first, part * size + group * step + i)
+                self._inner(rest, [place], row, block, partial)
             for total, value, (_, spec) in zip(totals, partial, specs, strict=True):
                 _merge(total, spec, value.__getitem__, self.width)
         return totals
@@ -158,8 +162,8 @@ class _Reduction:
         self, rest: Sequence[Axis], outer: list[Any], row: Any, block: Any, partial: list[Any]
     ) -> None:
         if rest:
-            with T.serial(0, rest[0].extent) as i:
-                self._inner(rest[1:], [*outer, i], row, block, partial)
+            with T.serial(0, self.live.extent(rest[0])) as i:
+                self._inner(rest[1:], [*outer, self.live.place(rest[0], i)], row, block, partial)
             return
 
         def step(lane: Any) -> None:
@@ -178,20 +182,28 @@ class _Reduction:
 
     def _shift(self, reduce: Reduce, row: Any, block: Any, lane: Any) -> Any:
         """The first element: sums of differences from it do not cancel as sums of squares do."""
-        return self.body.values(self._point(row, [0] * len(self.reduced), block, lane))[reduce.value]
+        first = [self.live.place(axis, 0) for axis in self.reduced]
+        return self.body.values(self._point(row, first, block, lane))[reduce.value]
 
     def _point(self, row: Any, reduced: Sequence[Any], block: Any, lane: Any) -> list[Any]:
-        kept = dict(zip(map(id, self.kept), unflatten(row, [a.extent for a in self.kept]), strict=True))
-        places = kept | dict(zip(map(id, self.reduced), reduced, strict=True))
+        places = self._kept(row) | dict(zip(map(id, self.reduced), reduced, strict=True))
         return [places.get(id(axis), block * self.width + lane) for axis in self.body.axes]
+
+    def _kept(self, row: Any) -> dict[int, Any]:
+        """The places of a row along the axes that are not reduced."""
+        positions = unflatten(row, [self.live.extent(a) for a in self.kept])
+        return {
+            id(axis): self.live.place(axis, position)
+            for axis, position in zip(self.kept, positions, strict=True)
+        }
 
     def _finish(self, row: Any, block: Any, totals: list[Any]) -> None:
         """Write each reduction's results from its totals."""
-        count = math.prod(a.extent for a in self.reduced)
+        line = self._line(row)
 
         def write(lane: Any) -> None:
             position = 0
-            place = (row * self.blocks + block) * self.width + lane
+            place = (line * self.blocks + block) * self.width + lane
             for reduce in self.loop.reduces:
                 if reduce.kind != "moments":
                     value = totals[position][lane]
@@ -199,15 +211,30 @@ class _Reduction:
                     T.buffer_store(self.views[reduce.outputs[0]], scaled, [place])
                     position += 1
                     continue
-                first, second = totals[position][lane], totals[position + 1][lane]
-                n = tirx.const(count, first.ty.dtype)
-                divisor = tirx.const(count - reduce.correction, first.ty.dtype)
-                T.buffer_store(self.views[reduce.outputs[0]], (second - first * first / n) / divisor, [place])
-                mean = self._shift(reduce, row, block, lane) + first / n
-                T.buffer_store(self.views[reduce.outputs[1]], mean, [place])
+                sums = totals[position][lane], totals[position + 1][lane]
+                self._write_moments(reduce, *sums, place, self._shift(reduce, row, block, lane))
                 position += 2
 
         vectorized(self.width, write)
+
+    def _line(self, row: Any) -> Any:
+        """The row of the results that a row of the loop belongs to."""
+        places, line = self._kept(row), 0
+        for axis in self.kept:
+            line = line * axis.extent + places[id(axis)]
+        return line
+
+    def _write_moments(self, reduce: Reduce, first: Any, second: Any, place: Any, shift: Any) -> None:
+        """Variance and mean from the sums of differences from `shift` and of their squares."""
+        dtype = first.ty.dtype
+        n: Any = math.prod(self.live.extent(a) for a in self.reduced)
+        count = tirx.const(n, dtype) if isinstance(n, int) else tirx.Cast(dtype, tirx.max(n, 1))
+        variance = (second - first * first / count) / (count - tirx.const(reduce.correction, dtype))
+        mean = shift + first / count
+        if self.loop.gate is not None and self.loop.gate.always:
+            mean = tirx.Select(self.live.count > 0, mean, tirx.const(0, dtype))
+        T.buffer_store(self.views[reduce.outputs[0]], variance, [place])
+        T.buffer_store(self.views[reduce.outputs[1]], mean, [place])
 
     def _argmax(self) -> None:
         """The first place of the largest value along a dimension; a NaN counts as the largest, as in ATen."""
@@ -227,10 +254,12 @@ class _Reduction:
                 with T.If(tirx.any(i == 0, greater)), T.Then():
                     T.buffer_store(best, value, [0])
                     T.buffer_store(where, tirx.Cast("int64", i), [0])
-            T.buffer_store(self.views[reduce.outputs[0]], where[0], [row * self.inner.extent + lane])
+            T.buffer_store(
+                self.views[reduce.outputs[0]], where[0], [self._line(row) * self.inner.extent + lane]
+            )
 
     def _argmax_point(self, row: Any, i: Any, lane: Any) -> list[Any]:
-        kept = dict(zip(map(id, self.kept), unflatten(row, [a.extent for a in self.kept]), strict=True))
+        kept = self._kept(row)
         return [i if axis.reduced else kept.get(id(axis), lane) for axis in self.body.axes]
 
     def _value_dtype(self, reduce: Reduce) -> str:

@@ -16,7 +16,8 @@ from tvm import relax
 
 from e2compile.differentiate import decompositions
 from e2compile.graph import Kind, Slot, StepGraph, verify
-from e2compile.lower import Lowering, physical, state_orders
+from e2compile.lower.layout import physical, state_orders
+from e2compile.lower.module import Lowering
 from e2compile.lower.views import squeezed
 from e2compile.targets.llvm import CPU
 

@@ -1,0 +1,230 @@
+"""The Relax module of a program: functions as sequences of calls of scheduled kernels."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import tvm
+from torch import fx
+from tvm import IRModule, relax
+from tvm.tirx import PrimFunc
+
+from e2compile.errors import CompileError
+from e2compile.graph import StepGraph, where
+from e2compile.lower.build import LoopKernel
+from e2compile.lower.contraction import Call
+from e2compile.lower.fuse import holder
+from e2compile.lower.inline import Live, inlined
+from e2compile.lower.kinds import check
+from e2compile.lower.layout import Order, natural, physical
+from e2compile.lower.scalar import dtype_text
+from e2compile.lower.schedule import (
+    Copy,
+    LiveSamples,
+    Schedule,
+    moved_by_calls,
+    schedule,
+)
+from e2compile.lower.views import Shape, shape_of
+from e2compile.ops import GUARD
+
+
+class Lowering:
+    """Collects functions and their kernels; equal kernels are generated once.
+
+    `kernels` is a target's: see e2compile.targets.base.
+    """
+
+    def __init__(self, kernels: Any) -> None:
+        self.kernels = kernels
+        self.builder = relax.BlockBuilder()
+        self.generated: dict[Any, Any] = {}
+        self.schedules: dict[str, Schedule] = {}
+
+    def function(self, name: str, graph: StepGraph, states: dict[str, Order]) -> None:
+        """Add a function. Its arguments are the graph's inputs, state in its own memory order; it returns
+        the outputs that are not state, row-major. State is updated in place.
+
+        Raises CompileError for operators without a lowering.
+        """
+        graph = inlined(moved_by_calls(graph))
+        check(graph.graph)
+        self.schedules[name] = schedule(graph, states)
+        _Emitter(self, self.schedules[name]).emit(name)
+
+    def module(self) -> IRModule:
+        return self.builder.get()
+
+    def kernel(self, item: LoopKernel | Call | LiveSamples) -> Any:
+        """The global variable of a kernel, generated the first time it is asked for."""
+        key = _key(item)
+        if key not in self.generated:
+            function = self._generate(item)
+            self.generated[key] = self.builder.add_func(function, str(function.attrs["global_symbol"]))
+        return self.generated[key]
+
+    def _generate(self, item: LoopKernel | Call | LiveSamples) -> PrimFunc:
+        if isinstance(item, LoopKernel):
+            return self.kernels.loop(item.loop)
+        if isinstance(item, LiveSamples):
+            return self.kernels.live_samples(item.samples, _source(item.live))
+        method, gated = getattr(self.kernels, item.method), bool(item.live)
+        if item.method == "convolution":
+            return method(item.workload, item.bias, gated=gated)
+        return method(item.workload, gated=gated)
+
+
+def _key(item: LoopKernel | Call | LiveSamples) -> Any:
+    """What two kernels of one function have in common."""
+    if isinstance(item, LoopKernel):
+        return item.loop
+    if isinstance(item, LiveSamples):
+        return item.samples, _source(item.live)
+    return item.method, item.workload, item.bias, bool(item.live)
+
+
+def _source(live: Live) -> str:
+    """What live samples are listed from: a guard's mask, a predicate, or a list and a predicate."""
+    is_guard = live[-1].target is GUARD
+    if len(live) == 1:
+        return "mask" if is_guard else "predicate"
+    if is_guard or len(live) > 2:
+        message = "a block within a guarded block cannot have a guard of its own"
+        raise CompileError(message, [where(live[-1])])
+    return "list"
+
+
+class _Emitter:
+    """Emits one function's kernels as calls."""
+
+    def __init__(self, lowering: Lowering, plan: Schedule) -> None:
+        self.lowering, self.graph, self.plan = lowering, plan.graph, plan
+        self.builder = lowering.builder
+        self.vars: dict[Any, Any] = {}
+        self.copies: dict[tuple[fx.Node, Order], Any] = {}
+        self.live: dict[Live, tuple[Any, Any]] = {}
+
+    def emit(self, name: str) -> None:
+        arguments = [self._argument(slot, node) for slot, node in self._inputs()]
+        with self.builder.function(name, arguments):
+            with self.builder.dataflow():
+                for kernel in self.plan.kernels:
+                    self._kernel(kernel)
+                result = self.builder.emit_output(
+                    relax.Tuple([self._returned(n) for n in self.plan.returned])
+                )
+            self.builder.emit_func_output(result)
+
+    def _inputs(self) -> Sequence[tuple[Any, fx.Node]]:
+        return list(zip(self.graph.inputs, self.graph.placeholders, strict=True))
+
+    def _argument(self, slot: Any, node: fx.Node) -> Any:
+        shape = shape_of(node)
+        if slot.kind.is_state:
+            shape = physical(shape, self.plan.layout[node])
+        self.vars[node] = relax.Var(node.name, _type(shape, dtype_text(node.meta["val"].dtype)))
+        return self.vars[node]
+
+    def _kernel(self, kernel: LoopKernel | Call | Copy | LiveSamples) -> None:
+        if isinstance(kernel, Call):
+            self._call(kernel)
+        elif isinstance(kernel, LiveSamples):
+            self._list(kernel)
+        elif isinstance(kernel, Copy):
+            (var,) = self._loop(kernel.kernel)
+            if kernel.kernel.loop.donated == (None,):
+                self.copies[kernel.node, kernel.order] = var
+        else:
+            for node, var in zip(kernel.outputs, self._loop(kernel), strict=True):
+                self.vars[node] = var
+
+    def _loop(self, kernel: LoopKernel) -> list[Any]:
+        loop = kernel.loop
+        arguments = [
+            self._shaped(self.vars[n], b.physical) for n, b in zip(kernel.inputs, loop.buffers, strict=False)
+        ]
+        if loop.gate is not None:
+            index, count = self.live[kernel.live]
+            arguments += [count] if loop.gate.batch is None else [index, count]
+        types = [_type(b.physical, b.dtype) for b in loop.buffers[loop.inputs :]]
+        places = [-1 if d is None else d for d in loop.donated]
+        return self._tir(self.lowering.kernel(kernel), arguments, types, places)
+
+    def _call(self, kernel: Call) -> None:
+        arguments = []
+        for operand in kernel.operands:
+            var = self.copies.get((operand.node, operand.order))
+            var = var if var is not None else self.vars[holder(operand.node)]
+            arguments.append(self._shaped(var, operand.shape))
+        arguments += self.live[kernel.live] if kernel.live else ()
+        types = [_type(result.shape, result.dtype) for result in kernel.results]
+        results = self._tir(self.lowering.kernel(kernel), arguments, types, [-1] * len(types))
+        for result, var in zip(kernel.results, results, strict=True):
+            self.vars[result.node] = var
+
+    def _list(self, kernel: LiveSamples) -> None:
+        """The index list and its length; one that a predicate narrows keeps its list."""
+        outer = self.live.get(kernel.live[:-1])
+        types = [_type((kernel.samples,), "int32"), _type((1,), "int32")]
+        condition = self.vars[holder(kernel.live[-1])]
+        if outer is None:
+            index, count = self._tir(self.lowering.kernel(kernel), [condition], types, [-1, -1])
+        else:
+            index, (count,) = outer[0], self._tir(
+                self.lowering.kernel(kernel), [condition, outer[1]], types[1:], [-1]
+            )
+        self.live[kernel.live] = index, count
+
+    def _tir(self, kernel: Any, arguments: list[Any], types: list[Any], places: list[int]) -> list[Any]:
+        out = types[0] if len(types) == 1 else types
+        if any(place >= 0 for place in places):
+            value = relax.op.call_tir_inplace(kernel, arguments, places, types)
+        else:
+            value = relax.op.call_tir(kernel, arguments, out)
+        var = self.builder.emit(value)
+        if len(types) == 1:
+            return [var]
+        return [self.builder.emit(relax.TupleGetItem(var, i)) for i in range(len(types))]
+
+    def _shaped(self, var: Any, shape: Shape) -> Any:
+        """A variable's memory in another shape of as many elements."""
+        known = tuple(int(s) for s in var.ty.shape)
+        if known == tuple(shape):
+            return var
+        assert math.prod(known) == math.prod(shape)
+        return self.builder.emit(relax.op.reshape(var, shape))
+
+    def _returned(self, node: fx.Node) -> Any:
+        var = self.copies.get((node, natural(shape_of(node))))
+        return self._shaped(var if var is not None else self.vars[holder(node)], shape_of(node))
+
+
+def _type(shape: Shape, dtype: str) -> Any:
+    return relax.TensorType(tuple(shape), dtype)
+
+
+def planned_bytes(module: IRModule) -> dict[str, int]:
+    """Bytes of temporary memory that TVM's static plan gives each function; state and data come on top."""
+    passes = [
+        relax.transform.ToNonDataflow(),
+        relax.transform.RemovePurityChecking(),
+        relax.transform.CallTIRRewrite(),
+        relax.transform.StaticPlanBlockMemory(),
+    ]
+    planned = tvm.transform.Sequential(passes)(module)
+    return {
+        variable.name_hint: _storage(function)
+        for variable, function in planned.functions.items()
+        if isinstance(function, relax.Function)
+    }
+
+
+def _storage(function: relax.Function) -> int:
+    sizes: list[int] = []
+
+    def visit(expr: Any) -> None:
+        if isinstance(expr, relax.Call) and getattr(expr.op, "name", "") == "relax.memory.alloc_storage":
+            sizes.append(int(expr.args[0].values[0]))
+
+    relax.analysis.post_order_visit(function, visit)
+    return sum(sizes)

@@ -1,0 +1,166 @@
+"""Regions: what of a step dies where a block runs for no sample.
+
+A region is not marked by whoever inserts a gate: it is found by specialising the graph. What is needed of
+the graph as it stands, and not of the graph in which the guard lets no sample live, is the block's region:
+its forward, its backward, its statistics and the update of its weights.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx
+
+from e2compile.batch_axis import LOST, Axis, batch_axes
+from e2compile.facts import Fact, Facts
+from e2compile.graph import StepGraph, where
+from e2compile.ops import GUARD, INTEGER_WEIGHT_GRADIENT, MOMENTS
+
+aten = torch.ops.aten
+
+# Sums over the batch to which a sample whose row of one operand is zero adds nothing.
+_SUMS = (
+    aten.mm.default,
+    aten.convolution_backward.default,
+    INTEGER_WEIGHT_GRADIENT,
+    aten.sum.dim_IntList,
+    aten.mean.dim,
+    aten.mean.default,
+)
+
+
+@dataclass(frozen=True)
+class Region:
+    """The calls of one guard's block.
+
+    `fallback` is what each of them is the same as where the block does not run: for a sample's row where the
+    value has rows, for no sample at all where not; None where nothing outside needs to know.
+    """
+
+    guard: fx.Node
+    nodes: frozenset[fx.Node]
+    fallback: dict[fx.Node, Fact] = field(hash=False)
+
+    @property
+    def name(self) -> str:
+        return str(self.guard.args[1])
+
+    @property
+    def frozen(self) -> bool:
+        return bool(self.guard.args[2])
+
+
+@dataclass(frozen=True)
+class Found:
+    """The regions of a graph, the batch dimension of its values, and why guards have none."""
+
+    regions: tuple[Region, ...]
+    axes: dict[fx.Node, Axis]
+    notes: tuple[str, ...]
+
+
+def find_regions(step: StepGraph) -> Found:
+    """The region of each guard, no call in two of them: the first takes it."""
+    axes = batch_axes(step)
+    plain = Facts(step.graph, axes)
+    before = _live(step, plain, step.results)
+    taken: set[fx.Node] = set()
+    regions, notes = [], []
+    for guard in step.graph.find_nodes(op="call_function", target=GUARD):
+        whole = Facts(step.graph, axes, guard)
+        rows = Facts(step.graph, axes, guard, by_row=True)
+        alive = _live(step, whole, [*step.results, *guard.all_input_nodes])
+        dead = before - alive - taken - _of_alone(guard)
+        region = _region(guard, dead, whole, rows, axes)
+        why = _why_not(region, rows, axes)
+        if why is not None or not dead:
+            notes.append(f"{guard.args[1]} runs for all samples: {why or 'nothing depends on it alone'}")
+            continue
+        regions.append(region)
+        taken |= dead
+    return Found(tuple(regions), axes, tuple(notes))
+
+
+def guard_of(step: StepGraph) -> dict[fx.Node, fx.Node]:
+    """The guard whose block each call belongs to."""
+    return {node: region.guard for region in find_regions(step).regions for node in region.nodes}
+
+
+def _live(step: StepGraph, facts: Facts, needed: Iterable[fx.Node]) -> set[fx.Node]:
+    """The calls that some values need, each value replaced by what it is the same as."""
+    seen: set[fx.Node] = set()
+    stack = [facts.of[n] for n in needed]
+    while stack:
+        fact = stack.pop()
+        if isinstance(fact, fx.Node) and fact not in seen:
+            seen.add(fact)
+            stack.extend(facts.of[n] for n in fact.all_input_nodes)
+    return {n for n in seen if n.op == "call_function"}
+
+
+def _of_alone(guard: fx.Node) -> set[fx.Node]:
+    """The guard and what is computed from nothing else: masks, counts."""
+    found, stack = {guard}, list(guard.users)
+    while stack:
+        node = stack.pop()
+        if node.op == "call_function" and node not in found and found.issuperset(node.all_input_nodes):
+            found.add(node)
+            stack.extend(node.users)
+    return found
+
+
+def _region(
+    guard: fx.Node, nodes: Iterable[fx.Node], whole: Facts, rows: Facts, axes: dict[fx.Node, Axis]
+) -> Region:
+    inside = frozenset(nodes)
+    fallback: dict[fx.Node, Fact] = {}
+    for node in inside:
+        fact = (whole if axes[node] is None else rows).of[node]
+        fallback[node] = None if fact is node or fact in inside else fact
+    return Region(guard, inside, fallback)
+
+
+def _why_not(region: Region, rows: Facts, axes: dict[fx.Node, Axis]) -> str | None:
+    """Why a region cannot run on the live samples alone; None if it can."""
+    for node in sorted(region.nodes):
+        if axes[node] == LOST:
+            return f"{node.target} mixes samples with another dimension, {where(node)}"
+        is_sum = axes[node] is None and any(axes.get(n) is not None for n in node.all_input_nodes)
+        if is_sum and not _ignores_dead_rows(node, region.guard, rows, axes):
+            return f"{node.target} takes all samples together, {where(node)}"
+        is_needed = any(user not in region.nodes for user in node.users)
+        if is_needed and region.fallback[node] is None and isinstance(node.meta["val"], torch.Tensor):
+            return f"what {node.target} gives is used outside of it, {where(node)}"
+    return None
+
+
+def _ignores_dead_rows(node: fx.Node, guard: fx.Node, rows: Facts, axes: dict[fx.Node, Axis]) -> bool:
+    """Whether rows of samples that do not live add nothing to a value of the whole batch."""
+    if node.target is MOMENTS:
+        return _is_view_of(node.args[1], guard)
+    operands = [n for n in node.all_input_nodes if axes.get(n) is not None]
+    is_maximum = node.target is aten.amax.default and _is_absolute(operands[0])
+    return (is_maximum or node.target in _SUMS) and any(rows.zero(n) for n in operands)
+
+
+def _is_absolute(node: fx.Node) -> bool:
+    return node.target in (aten.abs.default, aten.relu.default)
+
+
+def _is_view_of(node: object, guard: fx.Node) -> bool:
+    while isinstance(node, fx.Node) and node is not guard and len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+    return node is guard
+
+
+def levels(region: Region, order: Sequence[fx.Node]) -> dict[int, list[fx.Node]]:
+    """The region's calls by how often the way to them leaves the region: forward 0, backward and update 1."""
+    level: dict[fx.Node, int] = {}
+    result: dict[int, list[fx.Node]] = {}
+    for node in order:
+        is_inside = node in region.nodes
+        steps = [level.get(n, 0) + int(n in region.nodes and not is_inside) for n in node.all_input_nodes]
+        level[node] = max(steps, default=0)
+        if is_inside:
+            result.setdefault(level[node], []).append(node)
+    return result
