@@ -17,10 +17,11 @@ from e2compile.task import Task, make_task
 
 
 class Level(Enum):
-    """Which graph a pass rewrites: before differentiation, or the whole step after it."""
+    """Which graph a pass rewrites: before differentiation, after it, or the whole step after all others."""
 
     FORWARD = "forward"
     JOINT = "joint"
+    STEP = "step"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Pass(Protocol):
     """A rewrite. Its options are its dataclass fields; it holds no state and leaves its argument as it was.
 
     A forward pass maps ForwardGraph to ForwardGraph, for training and evaluation alike; a joint pass maps
-    StepGraph to StepGraph.
+    StepGraph to StepGraph, and so does a step pass, which guards the step as a whole.
     """
 
     name: ClassVar[str]
@@ -71,7 +72,10 @@ class TrainingGraph:
     passes: tuple[Pass, ...] = ()
 
     def apply(self, *passes: Pass) -> "TrainingGraph":
-        """The same task with more passes. Forward passes run before joint ones, else in the order given."""
+        """The same task with more passes.
+
+        Forward passes run before joint ones and these before step passes, else in the order given.
+        """
         for item in passes:
             if not isinstance(item, Pass):
                 raise CompileError(f"{item!r} is not a pass: it needs name, level and __call__")
@@ -92,10 +96,12 @@ class TrainingGraph:
     @cached_property
     def evaluation_step(self) -> StepGraph:
         """The evaluation graph under the same forward passes."""
-        graph = self.evaluation
+        graph, training = self.evaluation, self.training
         for item in self.passes:
             if item.level is Level.FORWARD:
-                graph = item(graph).graph
+                graph, training = item(graph).graph, item(training).graph
+        if {n: t.shape for n, t in graph.added.items()} != {n: t.shape for n, t in training.added.items()}:
+            raise CompileError("the passes do not find the same places in training and in evaluation mode")
         result = evaluation_graph(graph, self.task)
         verify(result)
         return result
@@ -140,8 +146,8 @@ def _run(task: Task, forward: ForwardGraph, passes: Sequence[Pass]) -> Any:
     step = differentiate(forward, task)
     verify(step)
     yield Stage("differentiated", step, 0, (), time.perf_counter() - began)
-    for item in passes:
-        if item.level is Level.JOINT:
+    for level in (Level.JOINT, Level.STEP):
+        for item in [p for p in passes if p.level is level]:
             change, seconds = _timed(item, step)
             step = change.graph
             verify(step)

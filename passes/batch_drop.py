@@ -30,7 +30,7 @@ class BatchDrop:
     """
 
     name: ClassVar[str] = "smd"
-    level: ClassVar[Level] = Level.JOINT
+    level: ClassVar[Level] = Level.STEP
 
     p: float = 0.5
 
