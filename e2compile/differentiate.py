@@ -349,7 +349,7 @@ def _is_moving(node: fx.Node) -> bool:
 
 
 def _tidy(graph: StepGraph) -> StepGraph:
-    """Split convolution gradients, no identities, no duplicates, no dead code."""
+    """Split convolution gradients, no identities or copies, no duplicates, no dead code."""
     for node in list(graph.graph.find_nodes(op="call_function", target=aten.convolution_backward.default)):
         _split_convolution(graph.graph, node)
     if any(_is_moving(node) for node in graph.graph.nodes):
@@ -360,6 +360,9 @@ def _tidy(graph: StepGraph) -> StepGraph:
             graph.graph.erase_node(node)
         elif node.op == "call_function" and (node.target in _IDENTITIES or _keeps_type(node)):
             node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+        elif node.target is aten.copy.default and _is_whole(node):
+            node.replace_all_uses_with(node.args[1])
             graph.graph.erase_node(node)
     slots = len(graph.inputs)
     result = fx_graph_cse(graph.graph)
@@ -375,6 +378,12 @@ def _keeps_type(node: fx.Node) -> bool:
         return False
     (source,) = node.all_input_nodes
     return type_text(source.meta["val"]) == type_text(node.meta["val"])
+
+
+def _is_whole(copy: fx.Node) -> bool:
+    """Whether copy(old, new) is new: nothing is broadcast or cast."""
+    old, new = copy.args[:2]
+    return type_text(old.meta["val"]) == type_text(new.meta["val"])  # type: ignore[union-attr]
 
 
 def _split_convolution(graph: fx.Graph, node: fx.Node) -> None:
