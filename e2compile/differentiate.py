@@ -14,7 +14,7 @@ from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
 from torch._functorch.compile_utils import fx_graph_cse
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from e2compile import optimizer
+from e2compile import ops, optimizer
 from e2compile.errors import CompileError, UsageError
 from e2compile.forward import ForwardGraph, classes, correct
 from e2compile.graph import Kind, Slot, StepGraph, insert, targets, type_text, where
@@ -49,7 +49,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     own = {aten.addmm.default: _addmm, aten.var.correction: _variance, aten.split_with_sizes.default: _split}
     own[aten.native_group_norm.default] = _group_norm
     core: dict[Any, Callable[..., Any]] = {**core_aten_decompositions()}
-    return core | extra | own
+    return core | extra | own | ops.DECOMPOSITIONS
 
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
@@ -88,14 +88,14 @@ def differentiate(forward: ForwardGraph, task: Task) -> StepGraph:
     """Forward, backward and the optimizer's update as one graph over the task's parameters.
 
     Inputs: parameters, buffers, optimizer state, data, seed, step, learning rates [groups].
-    Outputs: new buffers, parameters and optimizer state, then loss and metrics.
+    Outputs: new buffers, parameters and optimizer state, then loss and metrics, and what `forward` has extra.
     Raises UsageError where nothing is trained, and CompileError where a gradient would have a tangent
     besides the loss's, which would make it wrong.
     """
     if not list(optimizer.updated(task.model, task.optimizer)):
         raise UsageError("the optimizer holds no parameter of the model that requires a gradient")
     joint = _joint(forward, task)
-    builder = _Builder(joint, task)
+    builder = _Builder(joint, task, forward)
     builder.copy()
     builder.update()
     graph = builder.finish()
@@ -134,7 +134,8 @@ def evaluation_graph(forward: ForwardGraph, task: Task) -> StepGraph:
         why = str(error).splitlines()[0]
         raise CompileError(f"the loss cannot be taken sample by sample: {why}") from error
     traced.graph.set_codegen(fx.graph.CodeGen())
-    slots = [_state_slot(name, dict(task.model.named_parameters())) for name in state]
+    parameters = {*dict(task.model.named_parameters()), *forward.added}
+    slots = [_state_slot(name, parameters) for name in state]
     slots += [Slot(Kind.DATA, str(i)) for i in range(len(task.batch))]
     slots += [Slot(Kind.SEED, "seed"), Slot(Kind.STEP, "step")]
     for node in traced.graph.nodes:
@@ -153,7 +154,7 @@ def _loss(task: Task, state: dict[str, Tensor], output: Tensor, target: Tensor) 
     return result
 
 
-def _state_slot(name: str, parameters: dict[str, nn.Parameter]) -> Slot:
+def _state_slot(name: str, parameters: set[str]) -> Slot:
     name = name.removeprefix(_PREFIX)
     return Slot(Kind.PARAMETER if name in parameters else Kind.BUFFER, name)
 
@@ -179,14 +180,18 @@ def _desc(node: fx.Node) -> str:
 class _Builder:
     """Rebuilds a joint graph with named inputs, split convolution gradients and the update."""
 
-    def __init__(self, joint: fx.GraphModule, task: Task) -> None:
-        self.joint, self.task = joint, task
+    def __init__(self, joint: fx.GraphModule, task: Task, forward: ForwardGraph) -> None:
+        self.joint, self.task, self.extra = joint, task, forward.extra
         self.graph = fx.Graph()
         self.map: dict[fx.Node, fx.Node] = {}
         self.inputs: list[Slot] = []
         self.outputs: list[tuple[Slot, fx.Node]] = []
         self.after: dict[str, fx.Node] = {}
-        self.updated = list(optimizer.updated(task.model, task.optimizer))
+        self.updated = [
+            *optimizer.updated(task.model, task.optimizer),
+            *optimizer.added(forward.added, task.optimizer),
+        ]
+        self.parameters = {**dict(task.model.named_parameters()), **forward.added}
         self.mode = next(iter(joint.graph.nodes)).meta["val"].fake_mode
 
     def placeholder(self, slot: Slot, value: Tensor) -> fx.Node:
@@ -249,7 +254,9 @@ class _Builder:
     def _results(self) -> None:
         output = self.joint.graph.output_node()
         self.gradients: dict[str, fx.Node] = {}
-        plain = iter((Slot(Kind.LOSS, "loss"), Slot(Kind.METRIC, "correct")))
+        count = sum(type(d).__name__ == "PlainAOTOutput" for d in output.meta["desc"]) - len(self.extra)
+        own = (Slot(Kind.LOSS, "loss"), Slot(Kind.METRIC, "correct"))[:count]
+        plain = iter((*own, *self.extra))
         for node, desc in zip(output.args[0], output.meta["desc"], strict=True):  # type: ignore[arg-type]
             kind = type(desc).__name__
             if node is None:
@@ -266,7 +273,6 @@ class _Builder:
         """The optimizer's step, one traced graph for each shape and group."""
         traced: dict[Any, fx.GraphModule] = {}
         kind = type(self.task.optimizer)
-        parameters = dict(self.task.model.named_parameters())
         rates: dict[int, fx.Node] = {}
         for item in self.updated:
             if item.name not in self.gradients:
@@ -277,9 +283,9 @@ class _Builder:
                     rate = insert(self.graph, aten.select.int, self.rates, 0, item.group, blame=parameter)
                 rate.meta["phase"] = "update"
                 rates[item.group] = rate
-            key = (item.group, parameters[item.name].shape)
+            key = (item.group, self.parameters[item.name].shape)
             if key not in traced:
-                traced[key] = optimizer.trace(kind, item, parameters[item.name].detach())
+                traced[key] = optimizer.trace(kind, item, self.parameters[item.name].detach())
             self._inline(traced[key], item.name, parameter, rates[item.group])
 
     def _inline(self, update: fx.GraphModule, name: str, parameter: fx.Node, rate: fx.Node) -> None:
@@ -343,7 +349,7 @@ def _is_moving(node: fx.Node) -> bool:
 
 
 def _tidy(graph: StepGraph) -> StepGraph:
-    """Split convolution gradients, no identities, no duplicates, no dead code."""
+    """Split convolution gradients, no identities or copies, no duplicates, no dead code."""
     for node in list(graph.graph.find_nodes(op="call_function", target=aten.convolution_backward.default)):
         _split_convolution(graph.graph, node)
     if any(_is_moving(node) for node in graph.graph.nodes):
@@ -354,6 +360,9 @@ def _tidy(graph: StepGraph) -> StepGraph:
             graph.graph.erase_node(node)
         elif node.op == "call_function" and (node.target in _IDENTITIES or _keeps_type(node)):
             node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+        elif node.target is aten.copy.default and _is_whole(node):
+            node.replace_all_uses_with(node.args[1])
             graph.graph.erase_node(node)
     slots = len(graph.inputs)
     result = fx_graph_cse(graph.graph)
@@ -369,6 +378,12 @@ def _keeps_type(node: fx.Node) -> bool:
         return False
     (source,) = node.all_input_nodes
     return type_text(source.meta["val"]) == type_text(node.meta["val"])
+
+
+def _is_whole(copy: fx.Node) -> bool:
+    """Whether copy(old, new) is new: nothing is broadcast or cast."""
+    old, new = copy.args[:2]
+    return type_text(old.meta["val"]) == type_text(new.meta["val"])  # type: ignore[union-attr]
 
 
 def _split_convolution(graph: fx.Graph, node: fx.Node) -> None:

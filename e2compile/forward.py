@@ -4,8 +4,8 @@ import contextlib
 import itertools
 import os
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import _register_stack_trace_anchor
 
 from e2compile.errors import CompileError, UsageError
-from e2compile.graph import insert
+from e2compile.graph import Slot, copy_module, insert
 from e2compile.ops import UNIFORM
 from e2compile.task import Task
 
@@ -30,14 +30,45 @@ class ForwardGraph:
 
     Inputs: the batch, then seed and step (int64, shape ()). `training` graphs return the loss and,
     for a classification, the number of correct samples; evaluation graphs the model's output.
+    A pass may add parameters, `added` by name with their initial values, and to a training graph outputs
+    (metrics and counters), `extra`, after its own.
     """
 
     module: fx.GraphModule
     training: bool
+    added: Mapping[str, Tensor] = field(default_factory=dict)
+    extra: tuple[Slot, ...] = ()
 
     @property
     def graph(self) -> fx.Graph:
         return self.module.graph
+
+    def copy(self) -> "ForwardGraph":
+        """A graph that can be changed without changing this one; parameters and buffers are shared."""
+        return replace(self, module=copy_module(self.module))
+
+
+def add_parameter(forward: ForwardGraph, name: str, value: Tensor) -> fx.Node:
+    """A parameter of that dotted name in a forward graph's module, and the node that reads it.
+
+    Raises CompileError where the module has something of that name; `added` is the caller's to set.
+    """
+    *owners, last = name.split(".")
+    owner: nn.Module = forward.module
+    for part in owners:
+        if part not in dict(owner.named_children()):
+            owner.add_module(part, nn.Module())
+        owner = owner.get_submodule(part)
+    if hasattr(owner, last):
+        raise CompileError(f"the graph has a parameter {name} already")
+    owner.register_parameter(last, nn.Parameter(value.clone()))
+    placeholders = list(forward.graph.find_nodes(op="placeholder"))
+    with forward.graph.inserting_after(placeholders[-1]):
+        node = forward.graph.get_attr(name)
+    fake = placeholders[0].meta["val"].fake_mode.from_tensor(value.detach())
+    blame = {"where": "", "module": name.rpartition(".")[0]}
+    node.meta = {"val": fake, "phase": "forward", "custom": blame, **blame}
+    return node
 
 
 class _Training(nn.Module):

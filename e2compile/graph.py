@@ -79,13 +79,18 @@ class StepGraph:
 
     def copy(self) -> "StepGraph":
         """A graph that can be changed without changing this one."""
-        graph, mapping = fx.Graph(), dict[fx.Node, fx.Node]()
-        result = graph.graph_copy(self.graph, mapping)
-        graph.output(result)
-        graph.output_node().meta = dict(self.graph.output_node().meta)
-        for old, new in mapping.items():
-            new.meta = dict(old.meta)
-        return replace(self, module=fx.GraphModule(self.module, graph))
+        return replace(self, module=copy_module(self.module))
+
+
+def copy_module(module: fx.GraphModule) -> fx.GraphModule:
+    """A module of its own graph, with what the graph reads, not copied."""
+    graph, mapping = fx.Graph(), dict[fx.Node, fx.Node]()
+    result = graph.graph_copy(module.graph, mapping)
+    graph.output(result)
+    graph.output_node().meta = dict(module.graph.output_node().meta)
+    for old, new in mapping.items():
+        new.meta = dict(old.meta)
+    return fx.GraphModule(module, graph)
 
 
 def targets(call: fx.Node) -> str:

@@ -78,6 +78,58 @@ def _(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG001
     return x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
 
 
+def _live_norm(x: Tensor, mask: Tensor, weight: Any, bias: Any, eps: float) -> tuple[Tensor, ...]:
+    """e2.batch_norm in ATen and e2.moments."""
+    shape = [-1, *(1 for _ in x.shape[2:])]
+    variance, mean = torch.ops.e2.moments(x, mask)
+    rstd = torch.rsqrt(variance + eps)
+    y = (x - mean.reshape(shape)) * rstd.reshape(shape)
+    y = y if weight is None else y * weight.reshape(shape)
+    y = y if bias is None else y + bias.reshape(shape)
+    return y, variance, mean, rstd
+
+
+@torch.library.custom_op("e2::batch_norm", mutates_args=())
+def batch_norm(
+    x: Tensor, mask: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Training-mode batch norm of x [samples, channels, ...] over the samples that `mask` [samples] lets live.
+
+    Gives y, the variance (divisor n), the mean and 1 / sqrt(variance + eps), the last three [channels].
+    y of the others is of no use; no gradient comes from it and none goes to their x.
+    """
+    return _live_norm(x, mask, weight, bias, eps)  # type: ignore[return-value]
+
+
+@batch_norm.register_fake
+def _(x: Tensor, mask: Any, weight: Any, bias: Any, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: ARG001
+    channels = x.shape[1]
+    return torch.empty_like(x), x.new_empty(channels), x.new_empty(channels), x.new_empty(channels)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, mask, weight, bias, _ = inputs
+    _, _, mean, rstd = output
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, mask, weight, mean, rstd)
+
+
+def _live_norm_backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    x, mask, weight, mean, rstd = ctx.saved_tensors
+    shape, rest = [-1, *(1 for _ in x.shape[2:])], [d for d in range(x.dim()) if d != 1]
+    values = (mask.sum().clamp(min=1) * math.prod(x.shape[2:])).to(dy.dtype)
+    normal = (x - mean.reshape(shape)) * rstd.reshape(shape)
+    dbias, dweight = dy.sum(rest), (dy * normal).sum(rest)
+    inner = dy - (dbias / values).reshape(shape) - normal * (dweight / values).reshape(shape)
+    scale = rstd if weight is None else rstd * weight
+    live = mask.reshape([-1, *(1 for _ in x.shape[1:])])
+    dx = torch.where(live, scale.reshape(shape) * inner, torch.zeros((), dtype=dy.dtype))
+    return dx, None, None if weight is None else dweight, dbias if ctx.has_bias else None, None
+
+
+batch_norm.register_autograd(_live_norm_backward, setup_context=_save)
+
+
 # Terms of one integer sum: 255 * 128 * 65,536 is the largest product sum below 2^31.
 MOST_TERMS = 1 << 16
 _INT32 = torch.iinfo(torch.int32)
@@ -162,6 +214,8 @@ def _(x: Tensor, grad: Tensor, size: Any, stride: Any, padding: Any, dilation: A
 UNIFORM = torch.ops.e2.uniform.default
 GUARD = torch.ops.e2.guard.default
 MOMENTS = torch.ops.e2.moments.default
+BATCH_NORM = torch.ops.e2.batch_norm.default
+DECOMPOSITIONS = {BATCH_NORM: _live_norm}
 INTEGER_CONVOLUTION = torch.ops.e2.integer_convolution.default
 INTEGER_INPUT_GRADIENT = torch.ops.e2.integer_input_gradient.default
 INTEGER_WEIGHT_GRADIENT = torch.ops.e2.integer_weight_gradient.default

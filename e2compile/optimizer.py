@@ -1,7 +1,7 @@
 """The update of a parameter as a graph, built from a torch.optim instance."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,13 @@ def updated(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[Upda
         yield Updated(name, index, options, _state(optimizer, parameter, options))
 
 
+def added(parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> Iterator[Updated]:
+    """Parameters that a pass brings: stepped with the options of the first group, from a fresh state."""
+    options = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
+    for name, value in parameters.items():
+        yield Updated(name, 0, options, _fresh(optimizer, value, options))
+
+
 def _refuse(name: str, group: dict[str, Any]) -> None:
     for option, why in (
         ("dampening", "the first step would differ from all others"),
@@ -97,15 +104,17 @@ def _refuse(name: str, group: dict[str, Any]) -> None:
 def _state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, options: dict[str, Any]) -> State:
     """State as it is, or as the first step would find it."""
     present = optimizer.state.get(parameter, {})
-    zero = torch.zeros_like(parameter.detach())
-    if isinstance(optimizer, torch.optim.SGD):
-        fresh = {"momentum_buffer": zero} if options["momentum"] else {}
-    else:
-        fresh = {"step": torch.zeros((), dtype=torch.float64), "exp_avg": zero, "exp_avg_sq": zero.clone()}
     return {
         name: present[name].detach().to(value.dtype) if present.get(name) is not None else value
-        for name, value in fresh.items()
+        for name, value in _fresh(optimizer, parameter.detach(), options).items()
     }
+
+
+def _fresh(optimizer: torch.optim.Optimizer, value: Tensor, options: dict[str, Any]) -> State:
+    zero = torch.zeros_like(value)
+    if isinstance(optimizer, torch.optim.SGD):
+        return {"momentum_buffer": zero} if options["momentum"] else {}
+    return {"step": torch.zeros((), dtype=torch.float64), "exp_avg": zero, "exp_avg_sq": zero.clone()}
 
 
 def trace(kind: type[torch.optim.Optimizer], item: Updated, parameter: Tensor) -> fx.GraphModule:

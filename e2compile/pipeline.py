@@ -39,7 +39,7 @@ class Pass(Protocol):
     """A rewrite. Its options are its dataclass fields; it holds no state and leaves its argument as it was.
 
     A forward pass maps ForwardGraph to ForwardGraph, for training and evaluation alike; a joint pass maps
-    StepGraph to StepGraph.
+    StepGraph to StepGraph, and so does a step pass, which guards the step as a whole.
     """
 
     name: ClassVar[str]
@@ -73,7 +73,10 @@ class TrainingGraph:
     passes: tuple[Pass, ...] = ()
 
     def apply(self, *passes: Pass) -> "TrainingGraph":
-        """The same task with more passes. Forward passes run before joint ones, else in the order given."""
+        """The same task with more passes.
+
+        Forward passes run before joint ones and these before step passes, else in the order given.
+        """
         for item in passes:
             if not isinstance(item, Pass):
                 raise CompileError(f"{item!r} is not a pass: it needs name, level and __call__")
@@ -94,10 +97,12 @@ class TrainingGraph:
     @cached_property
     def evaluation_step(self) -> StepGraph:
         """The evaluation graph under the same forward passes."""
-        graph = self.evaluation
+        graph, training = self.evaluation, self.training
         for item in self.passes:
             if item.level is Level.FORWARD:
-                graph = item(graph).graph
+                graph, training = item(graph).graph, item(training).graph
+        if {n: t.shape for n, t in graph.added.items()} != {n: t.shape for n, t in training.added.items()}:
+            raise CompileError("the passes do not find the same places in training and in evaluation mode")
         result = evaluation_graph(graph, self.task)
         verify(result)
         return result
