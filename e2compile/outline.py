@@ -57,13 +57,16 @@ def _frozen(step: StepGraph) -> StepGraph:
     axes: dict[fx.Node, Any] = {}
     for guard in guards:
         facts = Facts(step.graph, axes, guard)
+        with step.graph.inserting_after(guard), guard.meta["val"].fake_mode:
+            some = insert(step.graph, aten.any.default, guard, blame=guard)
         for i, slot in enumerate(step.outputs):
             if slot.kind not in (Kind.PARAMETER, Kind.OPTIMIZER):
                 continue
             new = results[i]
             gradients = _gradients(new)
             if gradients and all(facts.zero(n) for n in gradients):
-                results[i] = _kept(step.graph, guard, new, old[slot.target])
+                with step.graph.inserting_before(step.graph.output_node()), new.meta["val"].fake_mode:
+                    results[i] = insert(step.graph, aten.where.self, some, new, old[slot.target], blame=new)
     step.graph.output_node().args = (results,)
     return step
 
@@ -78,12 +81,6 @@ def _gradients(new: fx.Node) -> set[fx.Node]:
         elif node.op == "call_function":
             found.add(node)
     return found
-
-
-def _kept(graph: fx.Graph, guard: fx.Node, new: fx.Node, old: fx.Node) -> fx.Node:
-    with graph.inserting_before(graph.output_node()), new.meta["val"].fake_mode:
-        some = insert(graph, aten.any.default, guard, blame=new)
-        return insert(graph, aten.where.self, some, new, old, blame=new)
 
 
 @dataclass(eq=False)

@@ -26,7 +26,6 @@ from e2compile.lower.schedule import (
     schedule,
 )
 from e2compile.lower.views import Shape, shape_of
-from e2compile.ops import GUARD
 
 
 class Lowering:
@@ -85,10 +84,10 @@ def _key(item: LoopKernel | Call | LiveSamples) -> Any:
 
 def _source(live: Live) -> str:
     """What live samples are listed from: a guard's mask, a predicate, or a list and a predicate."""
-    is_guard = live[-1].target is GUARD
+    is_mask = live[-1].meta["val"].dim() == 1
     if len(live) == 1:
-        return "mask" if is_guard else "predicate"
-    if is_guard or len(live) > 2:
+        return "mask" if is_mask else "predicate"
+    if is_mask or len(live) > 2:
         message = "a block within a guarded block cannot have a guard of its own"
         raise CompileError(message, [where(live[-1])])
     return "list"

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from e2compile.ops import UNIFORM
+from e2compile.ops import GUARD, MOMENTS, UNIFORM
 from tests.lower.sampling import SPECIAL, Sample, booleans, call, doubles, floats, integers, reduced
 
 aten = torch.ops.aten
@@ -23,6 +23,14 @@ ALL_DIMS = [
     ((4, 3, 100, 70), [2]),
     ((300, 130), [0]),
     ((20011,), [0]),
+]
+
+MASKED = [
+    ((6, 5, 3, 4), booleans(6)),
+    ((40, 16, 8, 8), booleans(40)),
+    ((40, 16, 8, 8), torch.zeros(40).bool()),
+    ((40, 3, 8, 8), torch.ones(40).bool()),
+    ((5, 3, 2, 2), torch.arange(5) == 3),
 ]
 
 SAMPLES: dict[Any, list[Sample]] = {
@@ -126,6 +134,13 @@ SAMPLES: dict[Any, list[Sample]] = {
         call(floats(33), None, correction=0.5),
         call(doubles(33, 17), [1], correction=0),
     ],
+    aten.any.default: [call(booleans(3, 40)), call(torch.zeros(5).bool()), call(torch.tensor(True))],
+    # Moments of live samples: all, none, one, some.
+    MOMENTS: [
+        *(call(floats(*shape) + 10, mask) for shape, mask in MASKED),
+        call(doubles(4, 3, 5, 5), torch.tensor([True, False, False, True])),
+    ],
+    GUARD: [call(booleans(7), "a", True), call(booleans(1), "a", False)],
     # Contractions: sums of up to 500 products, which rounds at 1e-6 of sums of their magnitudes.
     aten.convolution.default: [
         call(
