@@ -88,6 +88,11 @@ class TrainingGraph:
         return tuple(_run(self.task, self.training, self.passes))
 
     @property
+    def forward(self) -> ForwardGraph:
+        """The training step's forward graph under the forward passes."""
+        return [s.graph for s in self.stages if isinstance(s.graph, ForwardGraph)][-1]
+
+    @property
     def step(self) -> StepGraph:
         """The rewritten training step."""
         graph = self.stages[-1].graph
@@ -97,11 +102,12 @@ class TrainingGraph:
     @cached_property
     def evaluation_step(self) -> StepGraph:
         """The evaluation graph under the same forward passes."""
-        graph, training = self.evaluation, self.training
+        graph = self.evaluation
         for item in self.passes:
             if item.level is Level.FORWARD:
-                graph, training = item(graph).graph, item(training).graph
-        if {n: t.shape for n, t in graph.added.items()} != {n: t.shape for n, t in training.added.items()}:
+                graph = item(graph).graph
+        shapes = [{n: t.shape for n, t in g.added.items()} for g in (graph, self.forward)]
+        if shapes[0] != shapes[1]:
             raise CompileError("the passes do not find the same places in training and in evaluation mode")
         result = evaluation_graph(graph, self.task)
         verify(result)

@@ -15,17 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from e2compile.errors import VerificationError
 from e2compile.forward import classes, correct
 from e2compile.graph import Kind, StepGraph, entry_points, in_float64, text
 from e2compile.pipeline import TrainingGraph
+from e2compile.replay import CounterDraws, Decisions
 from e2compile.runtime.program import Program
 from e2compile.runtime.state import name_of
 from e2compile.task import Task
-
-aten = torch.ops.aten
 
 Values = dict[tuple[Kind, str], Tensor]
 
@@ -53,28 +51,6 @@ class Row:
     @property
     def passed(self) -> bool:
         return bool(self.error <= self.bound)
-
-
-class CounterDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Feeds eager PyTorch the draws that the captured graph makes: site by site, in order of execution."""
-
-    def __init__(self, seed: int, step: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.seed, self.step, self.site = torch.tensor(seed), torch.tensor(step), 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*args, **kwargs)
-        self.site += 1
-        shape = args[0] if func is aten.rand.default else args[0].shape
-        draw = torch.ops.e2.uniform(self.seed, self.step, self.site, list(shape))
-        if func in (aten.rand.default, aten.rand_like.default):
-            return draw
-        like: Tensor = args[0]
-        chance = args[1] if len(args) > 1 else like
-        ones = (draw < chance).to(like.dtype)
-        return like.copy_(ones) if func is aten.bernoulli_.float else ones
 
 
 def eager_step(

@@ -1,7 +1,7 @@
 """Steps of a captured graph in PyTorch, and the same steps of the user's own modules, both in float64."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from e2compile.differentiate import differentiate
 from e2compile.forward import capture_forward
 from e2compile.graph import Kind, StepGraph, in_float64, verify
 from e2compile.task import Task, make_task
-from e2compile.verify import CounterDraws
+from e2compile.replay import CounterDraws
 
 Batch = tuple[Tensor, ...]
 Named = dict[str, Tensor]
@@ -34,9 +34,13 @@ def task_of(model: nn.Module, batch: Batch, make: MakeOptimizer = sgd, loss: Any
     return make_task(model, batch, loss, make(model.parameters()))
 
 
-def state_of(task: Task, graph: StepGraph) -> Named:
-    """The state a run starts from, by the slots of a graph; what the optimizer has not made yet is zero."""
-    known = {n: t.detach() for n, t in [*task.model.named_parameters(), *task.model.named_buffers()]}
+def state_of(task: Task, graph: StepGraph, added: Mapping[str, Tensor] | None = None) -> Named:
+    """The state a run starts from, by the slots of a graph; what the optimizer has not made yet is zero.
+
+    `added` are the parameters that passes brought.
+    """
+    known = dict(added or {})
+    known |= {n: t.detach() for n, t in [*task.model.named_parameters(), *task.model.named_buffers()]}
     if isinstance(task.loss, nn.Module):
         known |= {
             f"loss.{n}": t.detach() for n, t in [*task.loss.named_parameters(), *task.loss.named_buffers()]
@@ -58,10 +62,15 @@ def double(tensor: Tensor) -> Tensor:
 
 
 def graph_steps(
-    graph: StepGraph, task: Task, batches: Sequence[Batch], seed: int = 0, first: int = 0
+    graph: StepGraph,
+    task: Task,
+    batches: Sequence[Batch],
+    seed: int = 0,
+    first: int = 0,
+    added: Mapping[str, Tensor] | None = None,
 ) -> list[Named]:
     """What each of several consecutive steps of a graph gives, by slot."""
-    state, results, module = state_of(task, graph), [], in_float64(graph.module)
+    state, results, module = state_of(task, graph, added), [], in_float64(graph.module)
     rates = torch.tensor([float(g["lr"]) for g in task.optimizer.param_groups], dtype=torch.float64)
     for step, batch in enumerate(batches, first):
         plain = {Kind.SEED: torch.tensor(seed), Kind.STEP: torch.tensor(step), Kind.RATE: rates}
