@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from torch import Tensor, nn
@@ -112,6 +113,9 @@ def write_state(place: Path, manifest: Manifest, task: Task, rates: NDArray[np.f
         for item in optimizer.updated(task.model, task.optimizer)
         for key, value in item.state.items()
     }
+    # what a pass keeps from step to step starts at zero
+    fresh = [t for t in manifest.state if t.kind == Kind.PASS.value and t.target not in known]
+    known |= {t.target: torch.zeros(t.shape, dtype=getattr(torch, t.dtype)) for t in fresh}
     arrays = {name_of(t): known[t.target].detach().contiguous().numpy() for t in manifest.state}
     (place / INITIAL).parent.mkdir(exist_ok=True)
     save_file(arrays, place / INITIAL)

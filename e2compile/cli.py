@@ -245,9 +245,7 @@ def export(
 def passes() -> None:
     """The passes with their options and defaults."""
     from e2compile.options import describe_passes
-    from e2compile.passes import PLANNED
-
-    display.passes(describe_passes(), PLANNED)
+    display.passes(describe_passes())
 
 
 @app.command

@@ -226,20 +226,27 @@ def live_first(nodes: Sequence[fx.Node]) -> set[fx.Node]:
 
 
 def conditional(
-    graph: fx.Graph, condition: fx.Node, operands: Sequence[fx.Node], values: Sequence[Any]
+    graph: fx.Graph,
+    condition: fx.Node,
+    operands: Sequence[fx.Node],
+    values: Sequence[Any],
+    branches: tuple[str, str] = ("execute", "skip"),
+    blame: fx.Node | None = None,
 ) -> list[fx.Node]:
-    """The results of the submodule `execute` where the condition holds, of `skip` where not.
+    """The results of the first submodule where the condition holds, of the second where not.
 
-    Both take the same operands.
-    `values` are fake tensors, one for each result.
+    Both take the same operands. `values` are fake tensors, one for each result. Phase, module and line
+    are those of `blame`; without it those of the step itself.
     """
-    branches = [graph.create_node("get_attr", name) for name in ("execute", "skip")]
-    call = graph.call_function(torch.ops.higher_order.cond, (condition, *branches, tuple(operands)))
-    call.meta = {"val": tuple(values), "phase": "forward", "where": "", "module": ""}
+    source = blame.meta if blame is not None else {"phase": "forward", "where": "", "module": ""}
+    meta = {key: source[key] for key in ("phase", "where", "module")}
+    attributes = [graph.create_node("get_attr", name) for name in branches]
+    call = graph.call_function(torch.ops.higher_order.cond, (condition, *attributes, tuple(operands)))
+    call.meta = {"val": tuple(values), **meta}
     items = []
     for i, value in enumerate(values):
         item = graph.call_function(operator.getitem, (call, i))
-        item.meta = {"val": value, "phase": "forward", "where": "", "module": ""}
+        item.meta = {"val": value, **meta}
         items.append(item)
     return items
 

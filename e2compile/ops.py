@@ -130,6 +130,29 @@ def _live_norm_backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, .
 batch_norm.register_autograd(_live_norm_backward, setup_context=_save)
 
 
+_EXPONENTS = {
+    torch.float32: (torch.int32, 0x007FFFFF, 0x7F800000),
+    torch.float64: (torch.int64, 0x000FFFFFFFFFFFFF, 0x7FF0000000000000),
+}
+
+
+@torch.library.custom_op("e2::power_of_two_above", mutates_args=())
+def power_of_two_above(x: Tensor) -> Tensor:
+    """The least power of two that is not below x, for each positive normal element; float32 or float64.
+
+    Exact, as it is taken from the bits: the fraction rounded up into the exponent. Infinity and NaN stay.
+    """
+    integer, fraction, exponent = _EXPONENTS[x.dtype]
+    bits = x.contiguous().view(integer)
+    power = ((bits + fraction) & exponent).view(x.dtype)
+    return torch.where(x.isfinite(), power, x)
+
+
+@power_of_two_above.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
 # Terms of one integer sum: 255 * 128 * 65,536 is the largest product sum below 2^31.
 MOST_TERMS = 1 << 16
 _INT32 = torch.iinfo(torch.int32)
@@ -216,6 +239,7 @@ GUARD = torch.ops.e2.guard.default
 MOMENTS = torch.ops.e2.moments.default
 BATCH_NORM = torch.ops.e2.batch_norm.default
 DECOMPOSITIONS = {BATCH_NORM: _live_norm}
+POWER_OF_TWO_ABOVE = torch.ops.e2.power_of_two_above.default
 INTEGER_CONVOLUTION = torch.ops.e2.integer_convolution.default
 INTEGER_INPUT_GRADIENT = torch.ops.e2.integer_input_gradient.default
 INTEGER_WEIGHT_GRADIENT = torch.ops.e2.integer_weight_gradient.default

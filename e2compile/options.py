@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from e2compile.errors import MissingError, UsageError
-from e2compile.passes import BY_NAME, DEFAULT, PLANNED
+from e2compile.errors import UsageError
+from e2compile.passes import BY_NAME, DEFAULT
 from e2compile.pipeline import Pass
 
 _WORDS = {bool: "yes or no", int: "a whole number", float: "a number", str: "text"}
@@ -35,8 +35,7 @@ class Description:
 def parse_passes(names: str | None = None, settings: Sequence[str] = ()) -> tuple[Pass, ...]:
     """Passes in their default order: "smd,psg", "none", or None for all; settings are "smd.p=0.5".
 
-    Raises UsageError for an unknown pass or option, or a value of the wrong type, and MissingError for a
-    pass that is not in this version.
+    Raises UsageError for an unknown pass or option, or a value of the wrong type.
     """
     values: dict[str, dict[str, Any]] = {name: {} for name in _chosen(names)}
     for setting in settings:
@@ -66,8 +65,6 @@ def _chosen(names: str | None) -> list[str]:
 
 
 def _check(name: str) -> None:
-    if name in PLANNED:
-        raise MissingError(f"pass {name} is not in this version; there is {', '.join(BY_NAME)}")
     if name not in BY_NAME:
         raise UsageError(f"no pass {name!r}; there is {', '.join(BY_NAME)}, or none")
 

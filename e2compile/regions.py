@@ -15,6 +15,7 @@ from e2compile.batch_axis import LOST, Axis, batch_axes
 from e2compile.facts import Fact, Facts
 from e2compile.graph import StepGraph, where
 from e2compile.ops import GUARD, INTEGER_WEIGHT_GRADIENT, MOMENTS
+from e2compile.ranges import is_non_negative
 
 aten = torch.ops.aten
 
@@ -139,12 +140,8 @@ def _ignores_dead_rows(node: fx.Node, guard: fx.Node, rows: Facts, axes: dict[fx
     if node.target is MOMENTS:
         return _is_view_of(node.args[1], guard)
     operands = [n for n in node.all_input_nodes if axes.get(n) is not None]
-    is_maximum = node.target is aten.amax.default and _is_absolute(operands[0])
+    is_maximum = node.target is aten.amax.default and is_non_negative(operands[0])
     return (is_maximum or node.target in _SUMS) and any(rows.zero(n) for n in operands)
-
-
-def _is_absolute(node: fx.Node) -> bool:
-    return node.target in (aten.abs.default, aten.relu.default)
 
 
 def _is_view_of(node: object, guard: fx.Node) -> bool:

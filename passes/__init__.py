@@ -2,12 +2,10 @@
 
 from e2compile.passes.batch_drop import BatchDrop
 from e2compile.passes.layer_gate import LayerGate
+from e2compile.passes.sign_predict import SignPredict
 
-DEFAULT = (LayerGate, BatchDrop)
+DEFAULT = (BatchDrop, LayerGate, SignPredict)
 
 BY_NAME = {item.name: item for item in DEFAULT}
 
-# Named on the command line and in the design, not in this version.
-PLANNED = ("psg",)
-
-__all__ = ["BY_NAME", "DEFAULT", "PLANNED", "BatchDrop", "LayerGate"]
+__all__ = ["BY_NAME", "DEFAULT", "BatchDrop", "LayerGate", "SignPredict"]

@@ -79,6 +79,16 @@ def sign(x: Expr) -> Expr:
     return tirx.Select(x > zero, one, tirx.Select(x < zero, -one, zero))
 
 
+def power_of_two_above(x: Expr) -> Expr:
+    """e2.power_of_two_above: the fraction's bits rounded up into the exponent."""
+    bits, _, infinity = _FORMATS[x.ty.dtype]
+    unit = infinity & -infinity
+    raised = tirx.reinterpret(bits, x) + tirx.const(unit - 1, bits)
+    power = tirx.reinterpret(x.ty.dtype, tirx.bitwise_and(raised, tirx.const(infinity, bits)))
+    pattern = tirx.bitwise_and(tirx.reinterpret(bits, x), tirx.const(infinity, bits))
+    return tirx.Select(pattern < tirx.const(infinity, bits), power, x)
+
+
 def power(x: Expr, exponent: Any) -> Expr:
     one = constant(1, x)
     if isinstance(exponent, (int, float)) and exponent in (1, 2, 3):

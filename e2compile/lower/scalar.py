@@ -9,6 +9,7 @@ from tvm import tirx
 from tvm.ir import Expr
 
 from e2compile.lower import functions
+from e2compile.ops import POWER_OF_TWO_ABOVE
 
 aten = torch.ops.aten
 
@@ -78,6 +79,7 @@ ARITHMETIC: dict[OpOverload, Rule] = {
     aten.minimum.default: functions.minimum,
     aten.pow.Tensor_Scalar: functions.power,
     aten.pow.Tensor_Tensor: functions.power,
+    POWER_OF_TWO_ABOVE: functions.power_of_two_above,
     aten.floor.default: tirx.floor,
     aten.ceil.default: tirx.ceil,
     aten.bitwise_and.Tensor: _both,

@@ -4,7 +4,10 @@ from typing import Any
 
 import torch
 
+from e2compile.ops import POWER_OF_TWO_ABOVE
 from tests.lower.sampling import (
+    INF,
+    NAN,
     SPECIAL,
     Sample,
     binary,
@@ -14,6 +17,7 @@ from tests.lower.sampling import (
     call,
     compared,
     compared_scalar,
+    doubles,
     floats,
     integers,
     logical,
@@ -99,6 +103,12 @@ SAMPLES: dict[Any, list[Sample]] = {
         call(integers(40), 3),
     ],
     aten.pow.Tensor_Tensor: [call(floats(5, 7).abs(), floats(5, 7)), call(floats(5, 7).abs(), floats(5, 1))],
+    POWER_OF_TWO_ABOVE: [
+        call(torch.cat([floats(99).abs() + 1e-9, 2.0 ** torch.arange(-100, 120)]), rtol=0, atol=0),
+        call(torch.tensor([2.0**-100, 1.0, 1.0 + 2.0**-23, 1.0 - 2.0**-24, 3e38, INF, NAN]), rtol=0, atol=0),
+        call(doubles(3, 5).abs() + 0.1, rtol=0, atol=0),
+        call(torch.tensor(0.3), rtol=0, atol=0),
+    ],
     aten.floor.default: unary(),
     aten.ceil.default: unary(),
     aten.bitwise_and.Tensor: bits(),

@@ -291,7 +291,18 @@ SAMPLES: dict[Any, list[Sample]] = {
         call(source, dtype=dtype)
         for source in (floats(5, 7) * 9, SPECIAL, integers(5, 7), booleans(5, 7), doubles(2, 5, 3, 4))
         for dtype in (torch.float32, torch.float64, torch.int64, torch.int32, torch.bool)
-    ],
+    ]
+    + [
+        call(source, dtype=dtype)
+        for source in (integers(5, 37, low=0, high=128).float(), integers(33, low=0, high=128))
+        for dtype in (torch.int8, torch.uint8, torch.int16)
+    ]
+    + [
+        call(integers(3, 40, low=-128, high=128).to(source), dtype=dtype)
+        for source in (torch.int8, torch.int16, torch.int32)
+        for dtype in (torch.float32, torch.int32, torch.int64)
+    ]
+    + [call(integers(37, low=0, high=256).to(torch.uint8), dtype=torch.float32)],
     aten.gather.default: [
         call(floats(6, 10), 1, integers(6, 1, low=0)),
         call(floats(6, 10), -1, integers(6, 4, low=0)),
