@@ -230,14 +230,12 @@ def difference(text: str) -> None:
         out.print(Text(line, styles.get(line[:1], "")), soft_wrap=True)
 
 
-def passes(found: "Iterable[Description]", planned: Iterable[str]) -> None:
+def passes(found: "Iterable[Description]") -> None:
     for item in found:
         say(f"{item.name}  {item.title}")
         say(f"     {item.rewrite}")
         for option in item.options:
             say(f"     --set {item.name}.{option.name}={option.default}  ({option.kind})")
-    for name in planned:
-        say(f"{name}  not in this version")
 
 
 def findings(found: "Iterable[Finding]") -> None:

@@ -21,6 +21,8 @@ from e2compile.ops import (
 
 aten = torch.ops.aten
 
+_COND = torch.ops.higher_order.cond
+
 
 @dataclass(frozen=True)
 class Constant:
@@ -65,6 +67,7 @@ class Facts:
         by_row: bool = False,
     ) -> None:
         self.axes, self.guard, self.value, self.by_row = axes, guard, value, by_row
+        self.module = graph.owning_module
         self.of: dict[fx.Node, Fact] = {}
         for node in graph.nodes:
             self.of[node] = self._derive(node)
@@ -117,6 +120,8 @@ class Facts:
             return self._of_product(node)
         if target is aten.div.Tensor and self._is_zero(args[0]):
             return ZERO
+        if target is _COND:
+            return self._of_conditional(node)
         if target in _ELEMENTWISE:
             return self._evaluated(node)
         return self._of_contraction(node)
@@ -181,5 +186,24 @@ class Facts:
             return None
         if isinstance(node.meta["val"], tuple):
             return (ZERO, constant) if target is aten.var_mean.correction else (constant, None)
+        if target is aten.sum.dim_IntList and constant.value:
+            return self._total(node, constant)
         is_extreme = target in (aten.amax.default, aten.amin.default)
         return constant if is_extreme or (constant.value == 0 and target is not aten.argmax.default) else None
+
+    def _total(self, node: fx.Node, constant: Constant) -> Constant | None:
+        """A sum of one whole number, where it is exact whatever the order."""
+        terms = node.args[0].meta["val"].numel() // node.meta["val"].numel()  # type: ignore[union-attr]
+        total = constant.value * terms
+        return Constant(total) if total == int(total) and abs(total) < 2**24 else None
+
+    def _of_conditional(self, node: fx.Node) -> Fact:
+        """What a branch gives that is known to be taken, as far as it is constants of its own."""
+        condition, *branches, _ = node.args
+        chosen = self._constant(condition)
+        if chosen is None:
+            return None
+        branch: Any = branches[0] if chosen.value else branches[1]
+        results = getattr(self.module, branch.target).graph.output_node().args[0]
+        filled = [r.args[1] if r.target is aten.full.default else None for r in results]
+        return tuple(Constant(value) if isinstance(value, (bool, int, float)) else None for value in filled)

@@ -19,6 +19,7 @@ from e2compile.ranges import is_non_negative
 
 aten = torch.ops.aten
 
+_COND = torch.ops.higher_order.cond
 # Sums over the batch to which a sample whose row of one operand is zero adds nothing.
 _SUMS = (
     aten.mm.default,
@@ -139,9 +140,21 @@ def _ignores_dead_rows(node: fx.Node, guard: fx.Node, rows: Facts, axes: dict[fx
     """Whether rows of samples that do not live add nothing to a value of the whole batch."""
     if node.target is MOMENTS:
         return _is_view_of(node.args[1], guard)
+    if node.target is _COND:
+        return _is_sum_of_dead_rows(node, rows)
     operands = [n for n in node.all_input_nodes if axes.get(n) is not None]
     is_maximum = node.target is aten.amax.default and is_non_negative(operands[0])
     return (is_maximum or node.target in _SUMS) and any(rows.zero(n) for n in operands)
+
+
+def _is_sum_of_dead_rows(call: fx.Node, rows: Facts) -> bool:
+    """Whether all that a conditional runs is sums to which dead rows add nothing."""
+    branch, operands = call.args[1], call.args[3]
+    module: fx.GraphModule = getattr(call.graph.owning_module, branch.target)  # type: ignore[union-attr, arg-type]
+    outer = dict(zip(module.graph.find_nodes(op="placeholder"), operands, strict=True))  # type: ignore[arg-type]
+    calls = module.graph.find_nodes(op="call_function", target=INTEGER_WEIGHT_GRADIENT)
+    others = [n for n in module.graph.nodes if n.op == "call_function" and n not in calls]
+    return not others and all(any(rows.zero(outer[n]) for n in call.all_input_nodes) for call in calls)
 
 
 def _is_view_of(node: object, guard: fx.Node) -> bool:

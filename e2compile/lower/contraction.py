@@ -14,6 +14,7 @@ from e2compile.lower.loop import Buffer, Load, Loop, View
 from e2compile.lower.scalar import dtype_text
 from e2compile.lower.views import Shape, shape_of, source_of, squeezed
 from e2compile.lower.workload import Convolution, Pool
+from e2compile.ops import INTEGER_CONVOLUTION, INTEGER_INPUT_GRADIENT, INTEGER_WEIGHT_GRADIENT
 
 aten = torch.ops.aten
 
@@ -45,6 +46,7 @@ class Call:
     operands: tuple[Operand, ...]
     results: tuple[Result, ...]
     bias: bool = False
+    signed: bool = True
     live: Live = ()
 
 
@@ -60,6 +62,8 @@ def _call(node: fx.Node, layout: Layout) -> Call:
         return _forward(node)
     if node.target is aten.convolution_backward.default:
         return _gradient(node)
+    if node.target in _INTEGER:
+        return _INTEGER[node.target](node)
     return _pool_gradient(node) if "backward" in str(node.target) else _pool(node)
 
 
@@ -97,6 +101,46 @@ def _gradient(node: fx.Node) -> Call:
         return Call("input_gradient", conv, operands, (Result(items.get(0), conv.x_shape),))
     operands = (_activation(x, conv.x_shape), dy)  # type: ignore[arg-type]
     return Call("weight_gradient", conv, operands, (Result(items.get(1), conv.weight_shape),))
+
+
+def _integer_forward(node: fx.Node) -> Call:
+    x, w, *geometry = node.args
+    conv = _convolution(shape_of(x), shape_of(w), *geometry)  # type: ignore
+    operands = (_activation(x, conv.x_shape), _weight(w, conv))  # type: ignore[arg-type]
+    return _integers("integer_convolution", node, conv, operands, conv.y_shape)
+
+
+def _integer_input_gradient(node: fx.Node) -> Call:
+    grad, w, size, *geometry = node.args
+    conv = _convolution(tuple(size), shape_of(w), *geometry)  # type: ignore
+    operands = (_activation(grad, conv.y_shape), _weight(w, conv))  # type: ignore[arg-type]
+    return _integers("integer_input_gradient", node, conv, operands, conv.x_shape)
+
+
+def _integer_weight_gradient(node: fx.Node) -> Call:
+    x, grad, size, *geometry = node.args
+    conv = _convolution(shape_of(x), tuple(size), *geometry)  # type: ignore
+    operands = (_activation(x, conv.x_shape), _activation(grad, conv.y_shape))  # type: ignore[arg-type]
+    return _integers("integer_weight_gradient", node, conv, operands, conv.weight_shape)
+
+
+def _weight(node: fx.Node, conv: Convolution) -> Operand:
+    return Operand(node, weight(shape_of(node)), conv.weight_shape)
+
+
+def _integers(
+    method: str, node: fx.Node, conv: Convolution, operands: tuple[Operand, Operand], shape: Shape
+) -> Call:
+    """`signed` says of what type the first operand is."""
+    signed = operands[0].node.meta["val"].dtype is torch.int8
+    return Call(method, conv, operands, (Result(node, shape, "int32"),), signed=signed)
+
+
+_INTEGER = {
+    INTEGER_CONVOLUTION: _integer_forward,
+    INTEGER_INPUT_GRADIENT: _integer_input_gradient,
+    INTEGER_WEIGHT_GRADIENT: _integer_weight_gradient,
+}
 
 
 def _product(node: fx.Node, layout: Layout) -> Call:

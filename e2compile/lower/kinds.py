@@ -12,7 +12,13 @@ from e2compile.errors import CompileError
 from e2compile.graph import targets, where
 from e2compile.lower.scalar import ARITHMETIC, COMPARISONS
 from e2compile.lower.views import VIEWS, shape_of, squeezed
-from e2compile.ops import MOMENTS, UNIFORM
+from e2compile.ops import (
+    INTEGER_CONVOLUTION,
+    INTEGER_INPUT_GRADIENT,
+    INTEGER_WEIGHT_GRADIENT,
+    MOMENTS,
+    UNIFORM,
+)
 
 aten = torch.ops.aten
 
@@ -52,6 +58,9 @@ CONTRACTIONS = (
     aten.convolution.default,
     aten.convolution_backward.default,
     aten.mm.default,
+    INTEGER_CONVOLUTION,
+    INTEGER_INPUT_GRADIENT,
+    INTEGER_WEIGHT_GRADIENT,
 )
 
 POOLS = (

@@ -8,8 +8,9 @@ from torch import fx
 from e2compile.graph import Kind, StepGraph
 from e2compile.lower.fuse import Fusion, Group, aligned, holder, producer
 from e2compile.lower.inline import inlined
-from e2compile.lower.kinds import Work, work
+from e2compile.lower.kinds import Work, is_elementwise, work
 from e2compile.lower.views import Shape, shape_of, squeezed
+from e2compile.ops import INTEGER_CONVOLUTION, INTEGER_WEIGHT_GRADIENT
 
 aten = torch.ops.aten
 
@@ -100,7 +101,8 @@ class Layout:
             dims = group.dims or ()
             kept = sorted(set(self.loops[group]) - set(dims))
             return tuple(kept.index(d) for d in self.loops[group] if d not in dims)
-        if node.target is aten.convolution_backward.default and result.args[1] == 1:
+        is_gradient = node.target is aten.convolution_backward.default and result.args[1] == 1
+        if is_gradient or node.target is INTEGER_WEIGHT_GRADIENT:
             return weight(shape)
         return default(shape)
 
@@ -109,11 +111,12 @@ def state_orders(graph: StepGraph) -> dict[str, Order]:
     """The order of each state input by name."""
     graph = inlined(graph)
     slots = dict(zip(graph.placeholders, graph.inputs, strict=True))
-    weights = {
-        slots[n.args[1]].target
-        for n in graph.graph.find_nodes(op="call_function", target=aten.convolution.default)
-        if n.args[1] in slots
-    }
+    sources = (
+        _unrounded(call.args[1])
+        for target in (aten.convolution.default, INTEGER_CONVOLUTION)
+        for call in graph.graph.find_nodes(op="call_function", target=target)
+    )
+    weights = {slots[node].target for node in sources if node in slots}
     orders = {}
     for node, slot in slots.items():
         if not slot.kind.is_state:
@@ -122,6 +125,16 @@ def state_orders(graph: StepGraph) -> dict[str, Order]:
         owner = slot.target if slot.kind is not Kind.OPTIMIZER else slot.target.rpartition(".")[0]
         orders[slot.target] = weight(shape) if owner in weights and len(shape) == 4 else natural(shape)
     return orders
+
+
+def _unrounded(node: fx.Node) -> fx.Node:
+    """What the codes of a weight are rounded from."""
+    while node.op == "call_function" and is_elementwise(node):
+        alike = [n for n in node.all_input_nodes if shape_of(n) == shape_of(node)]
+        if len(alike) != 1:
+            break
+        node = alike[0]
+    return node
 
 
 def physical(shape: Shape, order: Order) -> Shape:

@@ -70,6 +70,8 @@ class Lowering:
         method, gated = getattr(self.kernels, item.method), bool(item.live)
         if item.method == "convolution":
             return method(item.workload, item.bias, gated=gated)
+        if item.method in ("integer_convolution", "integer_weight_gradient"):
+            return method(item.workload, item.signed, gated=gated)
         return method(item.workload, gated=gated)
 
 
@@ -79,7 +81,7 @@ def _key(item: LoopKernel | Call | LiveSamples) -> Any:
         return item.loop
     if isinstance(item, LiveSamples):
         return item.samples, _source(item.live)
-    return item.method, item.workload, item.bias, bool(item.live)
+    return item.method, item.workload, item.bias, item.signed, bool(item.live)
 
 
 def _source(live: Live) -> str:
