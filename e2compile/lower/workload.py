@@ -43,6 +43,11 @@ class Convolution:
         return (self.batch, self.out_height, self.out_width, self.out_channels)
 
     @property
+    def is_depthwise(self) -> bool:
+        """Whether each output channel sees its own input channel alone, and there are several."""
+        return self.groups > 1 and self.groups == self.in_channels == self.out_channels
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates of one contraction, padding counted as work."""
         taps = self.kernel[0] * self.kernel[1] * self.in_channels // self.groups

@@ -52,6 +52,11 @@ class Lattice:
             tiles.append(Tile(members[0][0], length, len(members), reads))
         return tiles
 
+    def seen(self, tile: Tile, position: int) -> tuple[int, ...]:
+        """The kernel positions that a position of a tile's runs sees."""
+        pairs = [pair for _, pairs in tile.reads for pair in pairs]
+        return tuple(sorted(self.taps[tap].kernel for at, tap in pairs if at == position))
+
     def _run(self, first: int, size: int) -> tuple[int, tuple[tuple[int, tuple[tuple[int, int], ...]], ...]]:
         length = min(size, self.count - first)
         reads: dict[int, list[tuple[int, int]]] = {}

@@ -1,7 +1,7 @@
 """Short words for the TIR that kernels are made of: flat buffers, vectors, registers, samples."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -10,7 +10,10 @@ import tvm.tirx.script.builder as T
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 
-from e2compile.lower.workload import Convolution
+from e2compile.lower.workload import Convolution, Pool
+
+# Lanes that vectors may read, and never use, beyond the end of memory of the function's own.
+SLACK = 4
 
 
 @contextmanager
@@ -22,9 +25,12 @@ def function(name: str) -> Iterator[IRBuilder]:
         yield builder
 
 
-def arguments(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """The arguments of the function, in order, each read and written as if it had one axis."""
-    dtypes = {name: "int32" if name in ("index", "count") else "float32" for name in shapes}
+def arguments(shapes: Mapping[str, Sequence[int]], given: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The arguments of the function, in order, each read and written as if it had one axis.
+
+    They are float32 where no other type is given.
+    """
+    dtypes = dict.fromkeys(shapes, "float32") | {"index": "int32", "count": "int32"} | dict(given or {})
     # All of them first: TVM allows no argument after an alias.
     whole = {name: T.arg(name, T.buffer(shape, dtypes[name], layout=None)) for name, shape in shapes.items()}
     return {
@@ -33,20 +39,20 @@ def arguments(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     }
 
 
-def scratch(size: int) -> Any:
+def scratch(size: int, dtype: str = "float32") -> Any:
     """Memory of the function's own."""
-    return T.alloc_buffer((size,), "float32", layout=None)
+    return T.alloc_buffer((size,), dtype, layout=None)
 
 
 def pointer(buffer: Any, index: Any) -> Any:
     """The buffer from an index on: accesses at constant places in it share one address register."""
     address = T.bind(T.address_of(buffer[index]))
-    return T.decl_buffer((1 << 30,), "float32", data=address, layout=None)
+    return T.decl_buffer((1 << 30,), buffer.dtype, data=address, layout=None)
 
 
-def registers(widths: Sequence[int]) -> list[Any]:
+def registers(widths: Sequence[int], dtype: str = "float32") -> list[Any]:
     """One buffer for each vector: LLVM promotes small ones, of constant size, to registers."""
-    return [scratch(width) for width in widths]
+    return [scratch(width, dtype) for width in widths]
 
 
 def at(index: Any, width: int) -> Any:
@@ -64,8 +70,13 @@ def splat(value: Any, width: int) -> Any:
     return value if width == 1 else T.broadcast(value, width)
 
 
-def zero(width: int) -> Any:
-    return splat(T.float32(0), width)
+def zero(width: int, dtype: str = "float32") -> Any:
+    return splat(tirx.const(0, dtype), width)
+
+
+def typed(dtype: str, width: int) -> str:
+    """The type of a vector."""
+    return dtype if width == 1 else f"{dtype}x{width}"
 
 
 def fetch(register: Any, width: int) -> Any:
@@ -82,7 +93,7 @@ def store(buffer: Any, index: Any, value: Any, width: int) -> None:
 
 def multiply_add(register: Any, left: Any, right: Any, width: int) -> None:
     """register += left * right, rounded once."""
-    dtype = "float32" if width == 1 else f"float32x{width}"
+    dtype = typed("float32", width)
     keep(register, T.call_llvm_pure_intrin(dtype, "llvm.fma", left, right, fetch(register, width)), width)
 
 
@@ -103,16 +114,23 @@ class Samples:
         return position if self.index is None else self.index[position]
 
 
-def gate(conv: Convolution, gated: bool) -> dict[str, Sequence[int]]:
+def gate(workload: Convolution | Pool, gated: bool) -> dict[str, Sequence[int]]:
     """The shapes of the arguments that say which samples live."""
-    return {"index": (conv.batch,), "count": (1,)} if gated else {}
+    return {"index": (workload.batch,), "count": (1,)} if gated else {}
 
 
-def samples(conv: Convolution, arguments: Mapping[str, Any]) -> Samples:
+def samples(workload: Convolution | Pool, arguments: Mapping[str, Any]) -> Samples:
     """The samples that the arguments let live."""
     if "index" not in arguments:
-        return Samples(conv.batch)
+        return Samples(workload.batch)
     return Samples(T.bind(arguments["count"][0]), arguments["index"])
+
+
+@contextmanager
+def unless_empty(live: Samples) -> Iterator[None]:
+    """Does nothing where no sample lives, before any thread is woken."""
+    with nullcontext() if live.index is None else when(live.number > 0):
+        yield
 
 
 def ceil_div(value: Any, divisor: int) -> Any:

@@ -1,7 +1,8 @@
 """Forward pass and input gradient: the loops around their register tile."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -10,15 +11,18 @@ from tvm import tirx
 
 from e2compile.lower.workload import Convolution
 from e2compile.targets.llvm import weights
+from e2compile.targets.llvm.arithmetic import Dots, Floats
 from e2compile.targets.llvm.axis import Lattice, Tile
 from e2compile.targets.llvm.blocks import Group
-from e2compile.targets.llvm.emit import arguments, ceil_div, function, gate, least, samples, when
+from e2compile.targets.llvm.emit import arguments, ceil_div, function, gate, least, samples, unless_empty
 from e2compile.targets.llvm.gather_plan import Memory, Plan, plan
 from e2compile.targets.llvm.gather_tile import GatherTile, Site
 from e2compile.targets.llvm.machine import Machine
-from e2compile.targets.llvm.weights import Weights
+from e2compile.targets.llvm.offsets import Offsets, offsets
+from e2compile.targets.llvm.quads import copy_quads
+from e2compile.targets.llvm.weights import Packing, Weights, copy_floats
 
-# Weights beyond this leave the second-level cache between two rows: then a group of them stays instead.
+# Weights beyond this, in lanes, leave the second-level cache between two rows: then a group of them stays instead.
 _RESIDENT_WEIGHTS = 1 << 16
 # With fewer uses of each weight than this, copying the weights costs more than it saves.
 _USES_WORTH_A_COPY = 64
@@ -34,7 +38,7 @@ def forward(
     with function(name) as builder:
         given = arguments(shapes)
         memory = Memory(given["x"], given["weight"], given.get("bias"), given["y"], samples(conv, given))
-        _gather(plan(conv, False, machine), memory)
+        gather(plan(conv, False, machine, Floats()), memory)
     return builder.get()
 
 
@@ -46,45 +50,63 @@ def input_gradient(
     with function(name) as builder:
         given = arguments(shapes)
         memory = Memory(given["dy"], given["weight"], None, given["dx"], samples(conv, given))
-        _gather(plan(conv, True, machine), memory)
+        gather(plan(conv, True, machine, Floats()), memory)
     return builder.get()
 
 
-def _gather(plan: Plan, memory: Memory) -> None:
-    live = memory.live
-    with nullcontext() if live.index is None else when(live.number > 0):
+@dataclass(frozen=True)
+class Job:
+    """A plan, the memory it works on, its weights in their order of use, and what corrects its sums."""
+
+    plan: Plan
+    memory: Memory
+    weights: Weights
+    offsets: Offsets | None
+
+    def tile(self, group: Group, run: tuple[Lattice, Tile, Any], site: Site) -> GatherTile:
+        return GatherTile(self.plan, self.memory, self.weights, self.offsets, group, *run, site)
+
+
+def gather(plan: Plan, memory: Memory) -> None:
+    """Everything that a gather does, in the function under construction."""
+    with unless_empty(memory.live):
         matrix = _weights(plan, memory.weight)
-        if prod(plan.conv.weight_shape) > _RESIDENT_WEIGHTS:
-            _channels_outside(plan, memory, matrix)
+        job = Job(plan, memory, matrix, offsets(plan, matrix) if plan.arithmetic.is_offset else None)
+        if prod(plan.conv.weight_shape) > _RESIDENT_WEIGHTS * plan.arithmetic.depth:
+            _channels_outside(job)
         else:
-            _channels_inside(plan, memory, matrix)
+            _channels_inside(job)
 
 
-def _channels_outside(plan: Plan, memory: Memory, matrix: Weights) -> None:
+def _channels_outside(job: Job) -> None:
     """All positions for one group of target channels after the other: its weights stay in the cache."""
+    plan = job.plan
     for group in plan.groups:
-        with _tasks(plan, memory, plan.parts * group.repeat) as (number, row, places):
+        with _tasks(plan, job.memory, plan.parts * group.repeat) as (number, row, places):
             for run in _runs(plan):
-                GatherTile(plan, memory, matrix, group, *run, _site(plan, group, number, row, places)).emit()
+                job.tile(group, run, _site(plan, group, number, row, places)).emit()
 
 
-def _channels_inside(plan: Plan, memory: Memory, matrix: Weights) -> None:
+def _channels_inside(job: Job) -> None:
     """All target channels of one run of positions after the other: the target is written in its own order."""
-    with _tasks(plan, memory, 1) as (_, row, places):
+    plan = job.plan
+    with _tasks(plan, job.memory, 1) as (_, row, places):
         for run in _runs(plan):
             for group in plan.groups:
                 with T.serial(plan.parts * group.repeat) as number:
-                    site = _site(plan, group, number, row, places)
-                    GatherTile(plan, memory, matrix, group, *run, site).emit()
+                    job.tile(group, run, _site(plan, group, number, row, places)).emit()
 
 
 def _weights(plan: Plan, weight: Any) -> Weights:
     conv = plan.conv
     uses = conv.batch * conv.out_height * conv.out_width
     several = plan.targets > plan.groups[0].step
-    if plan.depthwise or not (plan.transposed or (several and uses >= _USES_WORTH_A_COPY)):
+    is_copy_worth_it = plan.transposed or isinstance(plan.arithmetic, Dots) or (several and uses >= _USES_WORTH_A_COPY)
+    if plan.depthwise or not is_copy_worth_it:
         return weights.plain(weight, conv)
-    return weights.packed(weight, conv, plan.groups, plan.transposed)
+    copy = copy_quads(plan.arithmetic, plan.sources) if isinstance(plan.arithmetic, Dots) else copy_floats
+    packing = Packing(conv, plan.steps, plan.targets, plan.transposed, plan.arithmetic.dtype, copy)
+    return weights.packed(weight, packing, plan.groups)
 
 
 @contextmanager

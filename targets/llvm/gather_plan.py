@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from e2compile.lower.workload import Convolution
+from e2compile.targets.llvm.arithmetic import Arithmetic
 from e2compile.targets.llvm.axis import Axis, Lattice, forward_axis, gradient_axis
 from e2compile.targets.llvm.blocks import Group, groups
 from e2compile.targets.llvm.emit import Samples
@@ -41,6 +42,7 @@ class Plan:
     transposed: bool
     depthwise: bool
     machine: Machine
+    arithmetic: Arithmetic
 
     @cached_property
     def lattices(self) -> list[Lattice]:
@@ -55,6 +57,22 @@ class Plan:
         return groups(self.targets, self.machine.lanes, self.tile.vectors)
 
     @property
+    def steps(self) -> int:
+        """Steps of the sum over the source channels."""
+        return -(-self.sources // self.arithmetic.depth)
+
+    @cached_property
+    def tap_sets(self) -> tuple[tuple[int, ...], ...]:
+        """The sets of columns of the kernel that positions see, each once."""
+        tiles = [
+            (lattice, tile)
+            for lattice, size in zip(self.lattices, self.tile.positions, strict=True)
+            for tile in lattice.tiles(size)
+        ]
+        sets = [lattice.seen(tile, at) for lattice, tile in tiles for at in range(tile.size)]
+        return tuple(dict.fromkeys(sets))
+
+    @property
     def source_pitch(self) -> int:
         """Channels from one source position to the next."""
         return self.conv.out_channels if self.transposed else self.conv.in_channels
@@ -64,15 +82,14 @@ class Plan:
         return self.conv.in_channels if self.transposed else self.conv.out_channels
 
 
-def plan(conv: Convolution, transposed: bool, machine: Machine) -> Plan:
+def plan(conv: Convolution, transposed: bool, machine: Machine, arithmetic: Arithmetic) -> Plan:
     """The gather of a forward pass; transposed, that of an input gradient."""
     conv = folded(conv)
     axes = _axes(conv, transposed)
-    depthwise = conv.groups > 1 and conv.groups == conv.in_channels == conv.out_channels
-    parts = 1 if depthwise else conv.groups
+    parts = 1 if conv.is_depthwise else conv.groups
     inner, outer = conv.in_channels // parts, conv.out_channels // parts
     sources, targets = (outer, inner) if transposed else (inner, outer)
-    return Plan(conv, *axes, parts, sources, targets, transposed, depthwise, machine)
+    return Plan(conv, *axes, parts, sources, targets, transposed, conv.is_depthwise, machine, arithmetic)
 
 
 def folded(conv: Convolution) -> Convolution:

@@ -14,7 +14,6 @@ from e2compile.targets.llvm.emit import (
     fetch,
     keep,
     load,
-    multiply_add,
     pointer,
     registers,
     splat,
@@ -23,6 +22,7 @@ from e2compile.targets.llvm.emit import (
     zero,
 )
 from e2compile.targets.llvm.gather_plan import Memory, Plan
+from e2compile.targets.llvm.offsets import Offsets
 from e2compile.targets.llvm.tiling import fits_reuse
 from e2compile.targets.llvm.weights import Weights
 
@@ -44,6 +44,7 @@ class GatherTile:
     plan: Plan
     memory: Memory
     weights: Weights
+    offsets: Offsets | None
     group: Group
     lattice: Lattice
     tile: Tile
@@ -52,7 +53,8 @@ class GatherTile:
 
     def emit(self) -> None:
         cells = range(len(self.site.places) * self.tile.size)
-        sums = [registers(self.group.widths) for _ in cells]
+        widths = [width for _, _, width in self._vectors()]
+        sums = [registers(widths, self.plan.arithmetic.dtype) for _ in cells]
         for cell in cells:
             self._begin(sums[cell])
         with T.serial(self.plan.rows.kernel) as tap_row:
@@ -67,12 +69,13 @@ class GatherTile:
     def _vectors(self) -> Iterator[tuple[int, int, int]]:
         """Each vector of the group: its number, its first channel in the group, its width."""
         for number, (start, width) in enumerate(zip(self.group.starts, self.group.widths, strict=True)):
-            yield number, start, width
+            yield number, start, self.plan.arithmetic.width(width)
 
     def _begin(self, sums: list[Any]) -> None:
         start = self.memory.start
         for number, first, width in self._vectors():
-            value = zero(width) if start is None else load(start, self.site.channel + first, width)
+            dtype = self.plan.arithmetic.dtype
+            value = zero(width, dtype) if start is None else load(start, self.site.channel + first, width)
             keep(sums[number], value, width)
 
     def _end(self, sums: list[Any], sample: int, position: int) -> None:
@@ -80,7 +83,7 @@ class GatherTile:
         column = self.lattice.start + self.lattice.step * (self._first_position() + position)
         line = self.site.places[sample] * self.plan.rows.target + self.site.row
         index = (line * columns.target + column) * self.plan.target_pitch + self.site.channel
-        for number, first, width in self._vectors():
+        for (number, first, _), width in zip(self._vectors(), self.group.widths, strict=True):
             store(self.memory.target, index + first, fetch(sums[number], width), width)
 
     def _first_position(self) -> Any:
@@ -88,6 +91,8 @@ class GatherTile:
 
     def _sum_row(self, sums: list[list[Any]], tap_row: Any, source_row: Any) -> None:
         """Adds what one row of the kernel contributes, channel by channel."""
+        if self.offsets is not None:
+            self._add_offsets(self.offsets, sums, tap_row)
         strides = self.weights.strides(self.group.step)
         origin = T.bind(self.weights.origin(self.site.channel) + tap_row * strides.row)
         column = self.lattice.stride * self._first_position()
@@ -99,13 +104,24 @@ class GatherTile:
             lines = [pointer(self.memory.source, base) for base in bases]
             self._sum_own_channels(sums, pointer(self.weights.buffer, origin), lines)
             return
-        with T.serial(self.plan.sources) as channel:
+        with T.serial(self.plan.steps) as step:
+            channel = T.bind(self.plan.arithmetic.channel(step, self.plan.sources))
             lines = [pointer(self.memory.source, base + channel) for base in bases]
-            self._sum_channel(sums, pointer(self.weights.buffer, origin + channel * strides.channel), lines)
+            self._sum_channel(sums, pointer(self.weights.buffer, origin + step * strides.channel), lines)
+
+    def _add_offsets(self, offsets: Offsets, sums: list[list[Any]], tap_row: Any) -> None:
+        """Takes back what a row of the kernel adds because its sources are read as more than they are."""
+        for position in range(self.tile.size):
+            place = offsets.place(tap_row, self.lattice.seen(self.tile, position), self.site.channel)
+            for number, first, width in self._vectors():
+                value = load(offsets.buffer, place + first, width)
+                for cell in range(position, len(sums), self.tile.size):
+                    keep(sums[cell][number], fetch(sums[cell][number], width) + value, width)
 
     def _weight(self, weights: Any, tap: int, first: int, width: int) -> Any:
         column = self.weights.strides(self.group.step).column
-        return load(weights, self.lattice.taps[tap].kernel * column + first, width)
+        place = self.lattice.taps[tap].kernel * column + first
+        return self.plan.arithmetic.vector(weights, place, width)
 
     def _sum_channel(self, sums: list[list[Any]], matrix: Any, lines: list[Any]) -> None:
         """One source channel, read lane by lane the same, times vectors of weights."""
@@ -118,11 +134,12 @@ class GatherTile:
                 used = [(position, tap) for position, tap in pairs if tap in taps]
                 if not used:
                     continue
-                value = T.bind(line[offset * self.plan.source_pitch])
-                wide = {width: T.bind(splat(value, width)) for width in self.group.widths}
+                place = offset * self.plan.source_pitch
+                value = self.plan.arithmetic.source(line, place, self.plan.sources)
+                wide = {width: T.bind(splat(value, width)) for _, _, width in self._vectors()}
                 for (position, tap), (number, _, width) in product(used, self._vectors()):
                     target = sums[sample * self.tile.size + position][number]
-                    multiply_add(target, wide[width], weights[tap, number], width)
+                    self.plan.arithmetic.add(target, wide[width], weights[tap, number], width)
 
     def _tap_groups(self, cells: int) -> list[range]:
         """All taps at once, so that each source is read once, if registers suffice; else tap by tap."""
@@ -136,6 +153,7 @@ class GatherTile:
         for number, first, width in self._vectors():
             weights = [self._weight(matrix, tap, first, width) for tap in range(len(self.lattice.taps))]
             for (sample, line), (offset, pairs) in product(enumerate(lines), self.tile.reads):
-                value = load(line, offset * self.plan.source_pitch + first, width)
+                value = self.plan.arithmetic.vector(line, offset * self.plan.source_pitch + first, width)
                 for position, tap in pairs:
-                    multiply_add(sums[sample * self.tile.size + position][number], value, weights[tap], width)
+                    target = sums[sample * self.tile.size + position][number]
+                    self.plan.arithmetic.add(target, value, weights[tap], width)

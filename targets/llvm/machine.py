@@ -8,21 +8,30 @@ from tvm.target import codegen
 
 _VECTOR_UNITS = (("avx512f", 16, 32), ("avx2", 8, 16), ("neon", 4, 32))
 _BASELINE = (4, 16)
+# What vpdpbusd needs for vectors of up to 16 lanes, and of up to 8.
+_WIDE_DOTS = {"avx512vnni", "avx512vl"}
+_NARROW_DOTS = {"avxvnni"}
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a register tile has to fit: `lanes` are fp32 lanes of one of the `registers` vector registers."""
+    """What a register tile has to fit: `lanes` are fp32 lanes of one of the `registers` vector registers.
+
+    `dots` says whether one instruction adds, in each lane, four products of bytes.
+    """
 
     lanes: int
     registers: int
     threads: int
+    dots: bool = False
 
 
 def host() -> Machine:
     """The CPU this process runs on, with the cores it may use."""
-    lanes, registers = _vector_unit(set(codegen.llvm_get_cpu_features(tvm_target())))
-    return Machine(lanes, registers, _cores())
+    features = set(codegen.llvm_get_cpu_features(tvm_target()))
+    lanes, registers = _vector_unit(features)
+    dots = (_WIDE_DOTS if lanes == 16 else _NARROW_DOTS) <= features
+    return Machine(lanes, registers, _cores(), dots)
 
 
 def tvm_target() -> tvm.target.Target:

@@ -1,6 +1,6 @@
 """Weights in the order in which a gather reads them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import tvm.tirx.script.builder as T
 
 from e2compile.lower.workload import Convolution
 from e2compile.targets.llvm.blocks import Group
-from e2compile.targets.llvm.emit import scratch, store, when
+from e2compile.targets.llvm.emit import SLACK, scratch, store, when
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Strides:
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a gather finds the weights of `sources` input channels and any group of target channels."""
+    """Where a gather finds the weights of `sources` steps of a sum and any group of target channels."""
 
     buffer: Any
     kernel: tuple[int, int]
@@ -42,43 +42,81 @@ class Weights:
         return Strides(self.kernel[1] * column, self.targets, column)
 
 
+@dataclass(frozen=True)
+class Matrix:
+    """The weights of one kernel position and part as the function was given them."""
+
+    buffer: Any
+    origin: Any
+    source_stride: int
+    target_stride: int
+
+    def place(self, source: Any, target: Any) -> Any:
+        return self.origin + source * self.source_stride + target * self.target_stride
+
+    def vector(self, source: Any, target: Any, width: int) -> Any:
+        """One source channel's weights for neighbouring target channels."""
+        place = self.place(source, target)
+        return self.buffer[T.ramp(place, self.target_stride, width) if width > 1 else place]
+
+
+# Copies the weights of a step of the sum for a vector of target channels: (matrix, step, target, to, at, width).
+Copy = Callable[[Matrix, Any, Any, Any, Any, int], None]
+
+
+def copy_floats(matrix: Matrix, source: Any, target: Any, to: Any, place: Any, width: int) -> None:
+    store(to, place, matrix.vector(source, target, width), width)
+
+
 def plain(buffer: Any, conv: Convolution) -> Weights:
     """The weights as the function was given them."""
     return Weights(buffer, conv.kernel, conv.in_channels // conv.groups, conv.out_channels, False)
 
 
-def packed(buffer: Any, conv: Convolution, vectors: Sequence[Group], transposed: bool) -> Weights:
-    """A copy, group of vectors by group of vectors; transposed, output channels are what is summed over."""
-    inner, outer = conv.in_channels // conv.groups, conv.out_channels // conv.groups
-    sources, targets = (outer, inner) if transposed else (inner, outer)
-    copy = Weights(
-        scratch(sources * targets * conv.groups * conv.kernel[0] * conv.kernel[1]),
-        conv.kernel, sources, targets * conv.groups, True,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Packing:
+    """How weights are copied: in `steps` of a sum, for all `targets` of a part; transposed, output channels
+    are what is summed over."""
+
+    conv: Convolution
+    steps: int
+    targets: int
+    transposed: bool
+    dtype: str
+    copy: Copy
+
+
+def packed(buffer: Any, packing: Packing, vectors: Sequence[Group]) -> Weights:
+    """A copy, group of vectors by group of vectors."""
+    conv = packing.conv
+    size = packing.steps * packing.targets * conv.groups * conv.kernel[0] * conv.kernel[1]
+    memory = scratch(size + SLACK, packing.dtype)
+    copy = Weights(memory, conv.kernel, packing.steps, packing.targets * conv.groups, True)
     for group in vectors:
-        _pack(buffer, copy, conv, group, transposed)
+        _pack(buffer, copy, packing, group)
     return copy
 
 
-def _pack(buffer: Any, copy: Weights, conv: Convolution, group: Group, transposed: bool) -> None:
-    targets = copy.targets // conv.groups
-    strides = copy.strides(group.step)
-    inner = conv.in_channels // conv.groups
-    tasks = conv.groups * group.repeat * conv.kernel[0]
+def _pack(buffer: Any, copy: Weights, packing: Packing, group: Group) -> None:
+    kernel, strides = packing.conv.kernel, copy.strides(group.step)
+    tasks = packing.conv.groups * group.repeat * kernel[0]
     # Two at least, so that the copy is a function of its own: within one, TVM tells LLVM that what is
     # read through a pointer into a buffer is not what was written to the buffer.
     with T.parallel(max(tasks, 2)) as task, when(task < tasks):
-        row = T.bind(task % conv.kernel[0])
-        part = T.bind(task // conv.kernel[0] // group.repeat)
-        first = T.bind(group.start + task // conv.kernel[0] % group.repeat * group.step)
-        origin = T.bind(copy.origin(part * targets + first) + row * strides.row)
-        with T.serial(copy.sources) as source, T.serial(conv.kernel[1]) as column:
-            matrix = (row * conv.kernel[1] + column) * inner * conv.out_channels
+        row = T.bind(task % kernel[0])
+        part = T.bind(task // kernel[0] // group.repeat)
+        first = T.bind(group.start + task // kernel[0] % group.repeat * group.step)
+        origin = T.bind(copy.origin(part * packing.targets + first) + row * strides.row)
+        with T.serial(copy.sources) as step, T.serial(kernel[1]) as column:
+            matrix = _matrix(buffer, packing, row * kernel[1] + column, part)
+            place = origin + step * strides.channel + column * strides.column
             for start, width in zip(group.starts, group.widths, strict=True):
-                target = first + start
-                line, place = (target, source) if transposed else (source, target)
-                index = matrix + line * conv.out_channels + place + part * (conv.out_channels // conv.groups)
-                lane = conv.out_channels if transposed else 1
-                value = buffer[T.ramp(index, lane, width) if width > 1 else index]
-                store(copy.buffer, origin + source * strides.channel + column * strides.column + start,
-                      value, width)  # fmt: skip
+                packing.copy(matrix, step, first + start, copy.buffer, place + start, width)
+
+
+def _matrix(buffer: Any, packing: Packing, position: Any, part: Any) -> Matrix:
+    conv = packing.conv
+    inner, outer = conv.in_channels // conv.groups, conv.out_channels // conv.groups
+    origin = position * inner * conv.out_channels + part * outer
+    strides = (1, conv.out_channels) if packing.transposed else (conv.out_channels, 1)
+    return Matrix(buffer, origin, *strides)

@@ -1,0 +1,119 @@
+"""How a register tile multiplies and adds: floats, or bytes four to a lane, or bytes one to a lane."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import tvm.tirx.script.builder as T
+
+from e2compile.targets.llvm.dot import BYTES, LEAST_WIDTH, OFFSETS, dot, quad
+from e2compile.targets.llvm.emit import fetch, keep, least, load, multiply_add, typed
+from e2compile.targets.llvm.machine import Machine
+
+
+class Arithmetic(Protocol):
+    """Sums are of type `dtype`; one step of a sum takes `depth` source channels."""
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def depth(self) -> int: ...
+
+    @property
+    def is_offset(self) -> bool:
+        """Whether each source byte is read as 128 more than it is."""
+
+    def channel(self, step: Any, sources: int) -> Any:
+        """The first source channel of a step."""
+
+    def source(self, line: Any, index: Any, sources: int) -> Any:
+        """One position's source channels of a step, as what goes into each lane."""
+
+    def width(self, lanes: int) -> int:
+        """How wide a vector is that holds so many lanes; what lies behind them in memory is never used."""
+
+    def vector(self, buffer: Any, index: Any, width: int) -> Any:
+        """Lanes from memory."""
+
+    def add(self, register: Any, left: Any, right: Any, width: int) -> None:
+        """register += left * right."""
+
+
+@dataclass(frozen=True)
+class Floats:
+    """fp32, rounded once for each product."""
+
+    dtype: str = "float32"
+    depth: int = 1
+    is_offset: bool = False
+
+    def channel(self, step: Any, sources: int) -> Any:  # noqa: ARG002
+        return step
+
+    def source(self, line: Any, index: Any, sources: int) -> Any:  # noqa: ARG002
+        return T.bind(line[index])
+
+    def width(self, lanes: int) -> int:
+        return lanes
+
+    def vector(self, buffer: Any, index: Any, width: int) -> Any:
+        return load(buffer, index, width)
+
+    def add(self, register: Any, left: Any, right: Any, width: int) -> None:
+        multiply_add(register, left, right, width)
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Bytes, four to an int32 lane: unsigned ones times signed ones, exactly.
+
+    Signed sources are read as unsigned ones, 128 more: whoever uses this takes that out of the sum.
+    """
+
+    machine: Machine
+    is_offset: bool = False
+    dtype: str = "int32"
+    depth: int = BYTES
+
+    def channel(self, step: Any, sources: int) -> Any:
+        """The last step looks back over channels that were summed before, rather than beyond the last one."""
+        first = step * BYTES
+        return first if sources % BYTES == 0 else least(first, max(sources - BYTES, 0))
+
+    def source(self, line: Any, index: Any, sources: int) -> Any:
+        value = quad(line, index, min(sources, BYTES))
+        return T.bind(T.bitwise_xor(value, T.int32(OFFSETS)) if self.is_offset else value)
+
+    def width(self, lanes: int) -> int:
+        # LLVM 22 makes wrong code out of sums of single lanes, which it puts together to vectors by itself.
+        return max(lanes, LEAST_WIDTH)
+
+    def vector(self, buffer: Any, index: Any, width: int) -> Any:
+        return load(buffer, index, width)
+
+    def add(self, register: Any, left: Any, right: Any, width: int) -> None:
+        dot(register, left, right, width, self.machine)
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Bytes widened to int32 lanes: what depthwise sums, which have no neighbouring channels, are made of."""
+
+    dtype: str = "int32"
+    depth: int = 1
+    is_offset: bool = False
+
+    def channel(self, step: Any, sources: int) -> Any:  # noqa: ARG002
+        return step
+
+    def source(self, line: Any, index: Any, sources: int) -> Any:  # noqa: ARG002
+        return T.bind(T.Cast("int32", line[index]))
+
+    def width(self, lanes: int) -> int:
+        return lanes
+
+    def vector(self, buffer: Any, index: Any, width: int) -> Any:
+        return T.bind(T.Cast(typed("int32", width), load(buffer, index, width)))
+
+    def add(self, register: Any, left: Any, right: Any, width: int) -> None:
+        keep(register, fetch(register, width) + left * right, width)
