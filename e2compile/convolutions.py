@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
 
-from e2compile.graph import Kind, StepGraph, live_first
+from e2compile.graph import Kind, Slot, StepGraph, live_first
 from e2compile.ops import INTEGER_CONVOLUTION, MOST_TERMS
 
 aten = torch.ops.aten
@@ -17,9 +17,9 @@ aten = torch.ops.aten
 class Site:
     """One convolution and its gradients.
 
-    `name` is its module's, [k] added for the k-th further use of one weight. `input_gradient` (None where nothing
-    needs it) and `weight_gradient` are the calls of convolution_backward, of one result each. `root` is the
-    gradient that the optimizer's update reads: the weight gradient's own result, or a sum that it is part of.
+    `name` is its module's, [k] added for the k-th further use of one weight. `input_gradient` (None where
+    nothing needs it) and `weight_gradient` are calls of convolution_backward, of one result each. `root` is
+    the gradient that the optimizer's update reads: the weight gradient's own result, or a sum it is part of.
     """
 
     name: str
@@ -70,7 +70,7 @@ def sites(step: StepGraph, stem: bool = True, pointwise: bool = True) -> tuple[l
     gradients = step.graph.find_nodes(op="call_function", target=aten.convolution_backward.default)
     by_key: dict[Any, list[fx.Node]] = {}
     for node in gradients:
-        _, x, w, _, *geometry, mask = node.args
+        _, x, w, _, *geometry, _ = node.args
         by_key.setdefault((x, w, str(geometry)), []).append(node)
     for node in step.graph.find_nodes(op="call_function", target=aten.convolution.default):
         x, w, _, *geometry = node.args
@@ -115,25 +115,22 @@ def _root(gradient: fx.Node) -> fx.Node | None:
         gradient = users[0]
 
 
-def _why_not(
-    step: StepGraph, node: fx.Node, site: Site | None, stem: bool, pointwise: bool
-) -> str | None:
-    x, w = node.args[:2]
-    transposed, groups = node.args[6], node.args[8]
-    inputs = dict(zip(step.placeholders, step.inputs, strict=True))
+def _why_not(step: StepGraph, node: fx.Node, site: Site | None, stem: bool, pointwise: bool) -> str | None:
+    x, w, _, _, _, _, transposed, _, groups = cast(tuple[Any, ...], node.args)
+    inputs: dict[Any, Slot] = dict(zip(step.placeholders, step.inputs, strict=True))
     if w not in inputs or inputs[w].kind is not Kind.PARAMETER:
         return "its weight is computed, not a parameter"
     if site is None:
         return "its weight is not trained, or its gradient goes elsewhere than to the update"
-    if transposed or x.meta["val"].dim() != 4:  # type: ignore[union-attr]
+    if transposed or x.meta["val"].dim() != 4:
         return "it is transposed" if transposed else "it is not two-dimensional"
-    if x.meta["val"].dtype != torch.float32 or w.meta["val"].dtype != torch.float32:  # type: ignore[union-attr]
+    if x.meta["val"].dtype != torch.float32 or w.meta["val"].dtype != torch.float32:
         return "it is not in float32"
-    out, channels, *window = w.meta["val"].shape  # type: ignore[union-attr]
-    if tuple(x.meta["val"].shape[2:]) == (1, 1):  # type: ignore[union-attr]
+    out, channels, *window = w.meta["val"].shape
+    if tuple(x.meta["val"].shape[2:]) == (1, 1):
         return "its input is one position: it is a linear layer"
     area = window[0] * window[1]
-    if max(channels, out // groups) * area > MOST_TERMS:  # type: ignore[operator]
+    if max(channels, out // groups) * area > MOST_TERMS:
         return f"a sum of more than {MOST_TERMS} products may leave int32"
     if not pointwise and area == 1:
         return "it is 1 x 1 (psg.pointwise)"

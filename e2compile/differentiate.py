@@ -394,7 +394,9 @@ def _split_convolution(graph: fx.Graph, node: fx.Node) -> None:
         index = use.args[1]
         with graph.inserting_before(use), node.meta["val"][index].fake_mode:
             if index == 2:
-                new = insert(graph, aten.sum.dim_IntList, node.args[0], [0, 2, 3], blame=node)
+                grad: fx.Node = node.args[0]  # type: ignore[assignment]
+                dims = [0, *range(2, grad.meta["val"].dim())]
+                new = insert(graph, aten.sum.dim_IntList, grad, dims, blame=node)
             else:
                 mask = [index == 0, index == 1, False]
                 call = insert(graph, node.target, *node.args[:-1], mask, blame=node)

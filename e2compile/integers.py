@@ -75,11 +75,6 @@ class IntegerStep:
         pairs = {site.name: self._forward(site) for site in sites}
         for site in backward:
             self._backward(site, *pairs[site.name])
-        for site in sites:
-            for node in (*_gradients(site), site.forward):
-                for item in [*node.users]:
-                    self.graph.erase_node(item)
-                self.graph.erase_node(node)
         return self._finish()
 
     def _forward(self, site: Site) -> tuple[Codes, Codes]:
@@ -231,7 +226,6 @@ class IntegerStep:
         values |= {slot: new for slot, _, new in self.states} | dict(self.counters)
         self.graph.output_node().args = (list(values.values()),)
         self.graph.eliminate_dead_code()
-        self.graph.lint()
         held = [slot for slot in self.step.inputs if slot.kind.is_state]
         rest = [slot for slot in self.step.inputs if not slot.kind.is_state]
         inputs = (*held, *(slot for slot, *_ in self.states), *rest)

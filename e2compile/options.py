@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from e2compile.errors import UsageError
 from e2compile.passes import BY_NAME, DEFAULT
@@ -87,6 +88,7 @@ def _setting(setting: str) -> tuple[str, str, Any]:
 
 def _converted(text: str, kind: Any) -> Any:
     """Text as a field's type; ValueError or KeyError where it is none."""
+    kind = _given(kind)
     if kind is bool:
         return _FLAGS[text.lower()]
     if get_origin(kind) is Literal:
@@ -94,8 +96,17 @@ def _converted(text: str, kind: Any) -> Any:
     return kind(text)
 
 
+def _given(kind: Any) -> Any:
+    """What an option may be given as: its type, without the None that says it was not given."""
+    if get_origin(kind) not in (Union, UnionType):
+        return kind
+    (given,) = (item for item in get_args(kind) if item is not NoneType)
+    return given
+
+
 def _kind(kind: Any) -> str:
     """A type in words."""
+    kind = _given(kind)
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
     return str(_WORDS.get(kind, kind.__name__))
@@ -110,4 +121,4 @@ def _describe(item: type[Any]) -> Description:
 
 
 def _default(field: "Field[Any]") -> str:
-    return str(field.default)
+    return "unset" if field.default is None else str(field.default)

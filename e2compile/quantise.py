@@ -132,7 +132,8 @@ def gradient(write: Writer, g: fx.Node, maximum: fx.Node, scale: Scale, needs_lo
     step = step_of(write, maximum, 2**15, scale)
     codes = rounded(write, g, step, -LARGEST, LARGEST)
     high, low = planes(write, codes)
-    return Planes(codes, write.cast(high, torch.int8), write.cast(low, torch.int8) if needs_low else None, step)
+    low_plane = write.cast(low, torch.int8) if needs_low else None
+    return Planes(codes, write.cast(high, torch.int8), low_plane, step)
 
 
 def planes(write: Writer, codes: fx.Node) -> tuple[fx.Node, fx.Node]:

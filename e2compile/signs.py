@@ -22,8 +22,8 @@ TILE = 16
 class Rule:
     """How a predicted sign is taken. An element is sure where |predicted| >= beta * max |predicted|.
 
-    `fallback` says for what the full product's sign is taken: no element; a layer, or a tile of 16 x 16
-    elements of the O x (C * KH * KW) matrix, of which more than `unsure_limit` is unsure; each unsure element.
+    `fallback` says for what the full product's sign is taken: nothing; a layer, or a tile of 16 x 16 elements
+    of the O x (C * KH * KW) matrix, of which more than `unsure_limit` is unsure; each unsure element.
     """
 
     fallback: Fallback
@@ -120,7 +120,7 @@ class _Signs:
         return Signs(value, counters)
 
     def _predicted(self) -> tuple[fx.Node | None, list[fx.Node]]:
-        """The full product's first half where it is made already, and the predictor's sums, plane by plane."""
+        """The full product's first half where it is made already, and the predictor's sum of each plane."""
         if self.factors.predictor is None:
             high = self.product(self.write, self.factors.x, self.factors.high)
             return high, [high]
@@ -172,7 +172,7 @@ class _Signs:
         return taken, write(aten.full.default, [], 1, dtype=torch.int64)
 
     def _by_layer(self, high: fx.Node | None, first: fx.Node, unsure: fx.Node) -> tuple[fx.Node, fx.Node]:
-        """cond(unsure, the rest of the full product, zeros): the rest runs for the whole layer, or not at all."""
+        """cond(unsure, the rest of the full product, zeros): it runs for the whole layer, or not at all."""
         x, low = self.factors.x, self.factors.low
         assert low is not None
         rest = [low] if high is not None else [self.factors.high, low]
@@ -207,7 +207,7 @@ class _Signs:
         return self.product.add_branch(kind, graph)
 
     def _sure_tiles(self, sure: fx.Node) -> fx.Node:
-        """For each element whether its tile is sure enough; what a tile has beyond the edge counts as sure."""
+        """For each element whether its tile is sure enough; places beyond the edge count as sure."""
         write, rows = self.write, self.product.size[0]
         columns = self.count // rows
         down, across = -(-rows // TILE), -(-columns // TILE)
@@ -222,4 +222,3 @@ class _Signs:
         spread = write(aten.reshape.default, spread, [down * TILE, across * TILE])
         spread = write(aten.slice.Tensor, write(aten.slice.Tensor, spread, 0, 0, rows), 1, 0, columns)
         return write(aten.reshape.default, spread, list(self.product.size))
-

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal
 
-
 from e2compile.convolutions import sites
 from e2compile.errors import UsageError
 from e2compile.graph import Kind, StepGraph
@@ -45,8 +44,8 @@ class SignPredict:
     Predictive sign gradient descent (E2-Train, section 3.3). Weights and activations are 8-bit codes, output
     gradients 16-bit codes in two byte planes; the output and the input gradient are their integer products,
     scaled back. The weight gradient is the sign of a predictor's product where that is sure, of the full
-    product where the fallback says so, and goes to the optimizer in the gradient's place; master weights, momentum
-    and all other gradients stay in float32. Options left None are the preset's.
+    product where the fallback says so, and goes to the optimizer in the gradient's place; master weights,
+    momentum and all other gradients stay in float32. Options left None are the preset's.
     Left alone, with a note: convolutions whose weight is not trained or is computed, that are transposed, not
     two-dimensional, not in float32 or over one position, whose sums could leave int32, and those that `stem`
     and `pointwise` exclude. Declines the whole step where the optimizer is Adam or AdamW: they divide by the
@@ -82,10 +81,10 @@ class SignPredict:
         if not 0 <= settings.unsure_limit <= 1:
             raise UsageError(f"psg.unsure_limit is a share of elements, 0 .. 1, not {settings.unsure_limit}")
         if settings.gradient_bits == 8 and settings.fallback != "never":
-            raise UsageError(f"psg.fallback={settings.fallback} needs 16-bit gradients, of which 8 are predicted from")
+            raise UsageError(f"psg.fallback={settings.fallback} needs 16-bit gradients")
 
     def settings(self) -> Settings:
-        """The preset with what is given in its place; with 8-bit gradients there is nothing to fall back to."""
+        """The preset with what is given in its place; 8-bit gradients have nothing to fall back to."""
         known = {field.name for field in fields(Settings)}
         given = {name: value for name, value in vars(self).items() if name in known and value is not None}
         if given.get("gradient_bits") == 8:
