@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from e2compile import optimizer
 from e2compile.errors import UsageError
 from e2compile.graph import Kind, StepGraph, where
-from e2compile.pipeline import Stage
+from e2compile.pipeline import Stage, TrainingGraph
 from e2compile.runtime import manifest as manifests
-from e2compile.runtime.manifest import Manifest
-from e2compile.runtime.state import INITIAL, RATES, name_of
+from e2compile.runtime.manifest import Function, Manifest
+from e2compile.runtime.state import INITIAL, RATES, name_of, read
 from e2compile.task import Task
+
+# Beside the library, in the cache too.
+ADDED = "program/added.safetensors"
 
 
 @contextmanager
@@ -104,7 +107,7 @@ def write_stage(folder: Path, number: int, stage: Stage) -> None:
 
 
 def write_state(place: Path, manifest: Manifest, task: Task, rates: NDArray[np.float32]) -> None:
-    """The task's weights and optimizer state, and its learning rates, as safetensors."""
+    """The task's weights and optimizer state, what passes added, and the learning rates, as safetensors."""
     known: dict[str, Tensor] = dict([*task.model.named_parameters(), *task.model.named_buffers()])
     if isinstance(task.loss, nn.Module):
         known |= {f"loss.{n}": t for n, t in [*task.loss.named_parameters(), *task.loss.named_buffers()]}
@@ -116,10 +119,26 @@ def write_state(place: Path, manifest: Manifest, task: Task, rates: NDArray[np.f
     # what a pass keeps from step to step starts at zero
     fresh = [t for t in manifest.state if t.kind == Kind.PASS.value and t.target not in known]
     known |= {t.target: torch.zeros(t.shape, dtype=getattr(torch, t.dtype)) for t in fresh}
-    arrays = {name_of(t): known[t.target].detach().contiguous().numpy() for t in manifest.state}
+    arrays = read(place / ADDED) if (place / ADDED).is_file() else {}
+    for tensor in manifest.state:
+        if name_of(tensor) not in arrays:
+            arrays[name_of(tensor)] = known[tensor.target].detach().contiguous().numpy()
     (place / INITIAL).parent.mkdir(exist_ok=True)
     save_file(arrays, place / INITIAL)
     save_file({"rates": rates}, place / RATES)
+
+
+def write_added(place: Path, graph: TrainingGraph) -> None:
+    """The state that passes added, as it starts, beside the program whose functions take it; if there is any.
+
+    It depends on passes and optimizer alone, not on weights: a program from the cache brings its own.
+    """
+    added = graph.forward.added
+    arrays = {name: value.numpy() for name, value in added.items()}
+    for item in optimizer.added(added, graph.task.optimizer):
+        arrays |= {f"optimizer.{item.name}.{key}": value.numpy() for key, value in item.state.items()}
+    if arrays:
+        save_file(arrays, place / ADDED)
 
 
 def aliases(model: nn.Module) -> dict[str, str]:
@@ -133,11 +152,11 @@ def aliases(model: nn.Module) -> dict[str, str]:
     return result
 
 
-def hidden(model: nn.Module, step: StepGraph) -> tuple[str, ...]:
-    """Parameters and buffers that the module's state_dict lacks: the loss's, and not persistent ones."""
+def hidden(model: nn.Module, step: Function) -> tuple[str, ...]:
+    """Parameters and buffers that the module's state_dict lacks: the loss's, passes', not persistent ones."""
     named = set(model.state_dict())
     kinds = (Kind.PARAMETER, Kind.BUFFER)
-    return tuple(slot.target for slot in step.inputs if slot.kind in kinds and slot.target not in named)
+    return tuple(t.target for t in step.inputs if t.kind in kinds and t.target not in named)
 
 
 def seal(place: Path, manifest: Manifest) -> None:

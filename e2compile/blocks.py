@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import fx
@@ -23,8 +24,8 @@ _ADDITIONS = (aten.add.Tensor, aten.add_.Tensor)
 class Block:
     """total = shortcut + branch, where every path from the batch to `total` goes through `fork`.
 
-    `branch` is the side with more convolutions, `place` its place among the addition's arguments. `inside` are the calls from fork to branch in order,
-    `beside` those from fork to shortcut.
+    `branch` is the side with more convolutions, `place` its place among the addition's arguments.
+    `inside` are the calls from fork to branch in order, `beside` those from fork to shortcut.
     """
 
     fork: fx.Node
@@ -158,5 +159,8 @@ def _macs(node: fx.Node) -> int:
         return 0
     x, weight = node.args[:2]
     positions = x if node.target is aten.conv_transpose2d.input else node
-    shapes = [n.meta["val"].shape[1:] for n in (weight, positions)]  # type: ignore[union-attr]
-    return math.prod(shapes[0]) * math.prod(shapes[1])
+    return math.prod(_inner(weight)) * math.prod(_inner(positions))
+
+
+def _inner(node: Any) -> tuple[int, ...]:
+    return tuple(node.meta["val"].shape[1:])

@@ -60,6 +60,7 @@ def compile(
         if not is_cached:
             functions = _build(graph, chosen, place, clock)
             artefact.write_json(place / "program" / "functions.json", functions)
+            artefact.write_added(place, graph)
         manifest = _manifest(graph, chosen, fingerprint, seed, place)
         artefact.write_state(place, manifest, graph.task, rates)
         if not is_cached:
@@ -134,18 +135,19 @@ def _tensor(slot: Slot, node: Any, orders: dict[str, Any]) -> Tensor:
 
 def _manifest(graph: TrainingGraph, target: Target, fingerprint: str, seed: int, place: Path) -> Manifest:
     task = graph.task
-    functions = artefact.read_functions(place / "program" / "functions.json")
+    content = artefact.read_functions(place / "program" / "functions.json")
+    functions = {name: Function.parse(f) for name, f in content.items()}
     return Manifest(
         fingerprint=fingerprint,
         target=target.name,
         seed=seed,
-        functions={name: Function.parse(content) for name, content in functions.items()},
+        functions=functions,
         passes=tuple(repr(item) for item in graph.passes),
         data=task.data if isinstance(task.data, str) else None,
         epochs=task.epochs,
         schedule_unit=task.schedule_unit,
         aliases=artefact.aliases(task.model),
-        hidden=artefact.hidden(task.model, graph.step),
+        hidden=artefact.hidden(task.model, functions["step"]),
         versions={"e2compile": __version__}
         | {name: version(name) for name in ("torch", "apache-tvm", "numpy")},
         source=task.source,

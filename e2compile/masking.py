@@ -17,7 +17,7 @@ _STATISTICS = ("running_mean", "running_var")
 
 
 def mask_norms(graph: fx.Graph, block: Block, mask: fx.Node, count: fx.Node) -> None:
-    """batch_norm(x)  ->  e2.batch_norm(x, mask), for each norm inside a block that uses the batch's statistics.
+    """batch_norm(x)  ->  e2.batch_norm(x, mask), for each norm of a block that uses the batch's statistics.
 
     `mask` [samples] says which samples the block runs for, `count` (int64, shape ()) how many these are.
     Running statistics follow those samples' values; where there are fewer than two values a channel they

@@ -93,7 +93,7 @@ def _live_norm(x: Tensor, mask: Tensor, weight: Any, bias: Any, eps: float) -> t
 def batch_norm(
     x: Tensor, mask: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training-mode batch norm of x [samples, channels, ...] over the samples that `mask` [samples] lets live.
+    """Training-mode batch norm of x [samples, channels, ...] over the samples that `mask` [samples] picks.
 
     Gives y, the variance (divisor n), the mean and 1 / sqrt(variance + eps), the last three [channels].
     y of the others is of no use; no gradient comes from it and none goes to their x.

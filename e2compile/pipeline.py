@@ -88,6 +88,20 @@ class TrainingGraph:
         return tuple(_run(self.task, self.training, self.passes))
 
     @property
+    def has_forward_passes(self) -> bool:
+        """Whether the step computes another function than the user's module."""
+        return any(item.level is Level.FORWARD for item in self.passes)
+
+    @cached_property
+    def captured(self) -> StepGraph:
+        """The training step as the user wrote it, before any pass."""
+        if self.has_forward_passes:
+            return differentiate(self.training, self.task)
+        graph = next(s.graph for s in self.stages if s.name == "differentiated")
+        assert isinstance(graph, StepGraph)
+        return graph
+
+    @property
     def forward(self) -> ForwardGraph:
         """The training step's forward graph under the forward passes."""
         return [s.graph for s in self.stages if isinstance(s.graph, ForwardGraph)][-1]

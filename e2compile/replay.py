@@ -1,15 +1,22 @@
-"""Runs that take their random decisions from elsewhere: draws by counter, gates as another run had them."""
+"""Single steps in PyTorch with draws and decisions from elsewhere: by counter, or as another run had them."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from e2compile.graph import Kind, StepGraph, in_float64
 from e2compile.ops import GUARD
 
 aten = torch.ops.aten
+
+Values = dict[tuple[Kind, str], Tensor]
+
+NUDGE = 2.0**-20
 
 
 class CounterDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -43,7 +50,8 @@ class Decisions(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, given: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.given, self.taken = dict(given or {}), dict[str, Tensor]()
+        self.given = dict(given or {})
+        self.taken: dict[str, Tensor] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not GUARD:
@@ -51,3 +59,74 @@ class Decisions(TorchDispatchMode):  # type: ignore[no-untyped-call]
         mask, name = args[:2]
         self.taken[name] = self.given.get(name, mask).clone()
         return self.taken[name].clone()
+
+
+def cast(tensor: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:
+    tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    return tensor.to(memory_format=layout) if tensor.dim() == 4 else tensor
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a step starts from: a program's state, one batch, and a scheduled step with its learning rates."""
+
+    state: Values
+    batch: tuple[Tensor, ...]
+    seed: int
+    step: int
+    rates: Any
+
+    def nudged(self, number: int | None) -> "Start":
+        """The same with every weight moved by a few roundings; as it is for None."""
+        if number is None:
+            return self
+        generator = torch.Generator().manual_seed(number)
+        state = {
+            key: nudge(value, generator) if key[0] is Kind.PARAMETER else value
+            for key, value in self.state.items()
+        }
+        return replace(self, state=state)
+
+
+def nudge(parameter: Tensor, generator: torch.Generator) -> Tensor:
+    return parameter * (1 + NUDGE * (2 * torch.rand(parameter.shape, generator=generator) - 1))
+
+
+def graph_step(
+    graph: StepGraph, start: Start, dtype: torch.dtype, layout: torch.memory_format = torch.contiguous_format
+) -> Values:
+    """One step of a graph in PyTorch."""
+    state = {target: value for (_, target), value in start.state.items()}
+    values: dict[Kind, Any] = {
+        Kind.SEED: torch.tensor(start.seed),
+        Kind.STEP: torch.tensor(start.step),
+        Kind.RATE: torch.from_numpy(np.array(start.rates)),
+    }
+    arguments = []
+    for slot in graph.inputs:
+        plain: Any = state[slot.target] if slot.kind.is_state else values.get(slot.kind)
+        value = start.batch[int(slot.target)] if slot.kind is Kind.DATA else plain
+        arguments.append(cast(value, dtype, layout))
+    with torch.no_grad():
+        results = (in_float64(graph.module) if dtype is torch.float64 else graph.module)(*arguments)
+    return {(slot.kind, slot.target): value for slot, value in zip(graph.outputs, results, strict=True)}
+
+
+def decisions(graph: StepGraph, start: Start) -> dict[str, Tensor]:
+    """The masks [samples] of a graph's gates, by name, as a float32 run takes them."""
+    run = Decisions()
+    with run:
+        graph_step(graph, start, torch.float32)
+    return run.taken
+
+
+def decided_step(
+    graph: StepGraph,
+    start: Start,
+    dtype: torch.dtype,
+    layout: torch.memory_format = torch.contiguous_format,
+    decided: Mapping[str, Tensor] | None = None,
+) -> Values:
+    """One step of a graph with gates that decide as given: p may lie within rounding of its draw."""
+    with Decisions(decided):
+        return graph_step(graph, start, dtype, layout)

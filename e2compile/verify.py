@@ -18,14 +18,21 @@ from torch import Tensor, nn
 
 from e2compile.errors import VerificationError
 from e2compile.forward import classes, correct
-from e2compile.graph import Kind, StepGraph, entry_points, in_float64, text
+from e2compile.graph import Kind, StepGraph, entry_points, text
 from e2compile.pipeline import TrainingGraph
-from e2compile.replay import CounterDraws, Decisions
+from e2compile.replay import (
+    CounterDraws,
+    Start,
+    Values,
+    cast,
+    decided_step,
+    decisions,
+    graph_step,
+    nudge,
+)
 from e2compile.runtime.program import Program
 from e2compile.runtime.state import name_of
 from e2compile.task import Task
-
-Values = dict[tuple[Kind, str], Tensor]
 
 # Two eager runs of one float32 step differ by about this factor between memory formats alone.
 ROUNDING_FACTOR = 4.0
@@ -33,7 +40,7 @@ ROUNDING_FACTOR = 4.0
 FLOOR = 1e-6
 # An activation within rounding of a kink (ReLU, max pooling) may fall on either side: the gradient jumps.
 # Where the plain bound fails, eager runs from weights moved by a few roundings say how far it may jump.
-NUDGES, NUDGE = 6, 2.0**-20
+NUDGES = 6
 EPSILON32, EPSILON64 = 2.0**-23, 1e-9
 
 
@@ -60,7 +67,7 @@ def eager_step(
     model, loss, optimizer = _copies(task, dtype, layout)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = float(rate)
-    batch = [_cast(t, dtype, layout) for t in task.batch]
+    batch = [cast(t, dtype, layout) for t in task.batch]
     model.train()
     optimizer.zero_grad()
     with CounterDraws(seed, step):
@@ -92,31 +99,6 @@ def _copies(
             if isinstance(value, Tensor) and key != "step":
                 state[key] = value.to(dtype)
     return model, loss, optimizer
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:
-    tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
-    return tensor.to(memory_format=layout) if tensor.dim() == 4 else tensor
-
-
-def graph_step(
-    graph: StepGraph, program: Program, batch: Any, rates: Any, step: int, dtype: torch.dtype
-) -> Values:
-    """One step of a graph in PyTorch, from the program's state."""
-    state = {target: value for (_, target), value in state_of(program).items()}
-    values: dict[Kind, Any] = {
-        Kind.SEED: torch.tensor(program.seed),
-        Kind.STEP: torch.tensor(step),
-        Kind.RATE: torch.from_numpy(np.array(rates)),
-    }
-    arguments = []
-    for slot in graph.inputs:
-        plain: Any = state[slot.target] if slot.kind.is_state else values.get(slot.kind)
-        value = batch[int(slot.target)] if slot.kind is Kind.DATA else plain
-        arguments.append(value.to(dtype) if value.is_floating_point() else value)
-    with torch.no_grad():
-        results = (in_float64(graph.module) if dtype is torch.float64 else graph.module)(*arguments)
-    return {(slot.kind, slot.target): value for slot, value in zip(graph.outputs, results, strict=True)}
 
 
 def program_step(program: Program, batch: Any) -> Values:
@@ -217,29 +199,45 @@ def verify_program(graph: TrainingGraph, program: Program) -> dict[str, Any]:
 
 
 def _checks(graph: TrainingGraph, program: Program) -> Iterator[Row]:
-    task, step = graph.task, _kept(program)
-    rates = program.rate(step)
-    program.position = step
-    old = state_of(program)
-    eager64 = eager_step(task, torch.float64, torch.contiguous_format, rates, program.seed, step)
-    captured = next(s.graph for s in graph.stages if s.name == "differentiated")
-    assert isinstance(captured, StepGraph)
-    plain64 = graph_step(captured, program, task.batch, rates, step, torch.float64)
+    program.position = _kept(program)
+    old, captured = state_of(program), graph.captured
+    rates = program.rate(program.position)
+    start = Start(old, graph.task.batch, program.seed, program.position, rates)
+    eager64 = eager_step(
+        graph.task, torch.float64, torch.contiguous_format, rates, program.seed, program.position
+    )
+    plain64 = graph_step(captured, start, torch.float64)
     yield from compare_exactly("captured graph = eager", plain64, _known(eager64, captured), old)
-    yardsticks = _in_each_format(lambda f: eager_step(task, torch.float32, f, rates, program.seed, step))
-    bare = entry_points(graph.step).step
-    is_same = text(bare) == text(captured)
-    rewritten = plain64 if is_same else graph_step(bare, program, task.batch, rates, step, torch.float64)
     yield from _evaluation(graph, program)
-    values = program_step(program, task.batch)
-    rows = list(compare("program = rewritten graph", values, rewritten, yardsticks, old))
-    if not all(row.passed for row in rows):
-        nudged = (_nudged(task, number) for number in range(NUDGES))
-        layout = torch.contiguous_format
-        yardsticks += [eager_step(t, torch.float32, layout, rates, program.seed, step) for t in nudged]
-        rows = list(compare("program = rewritten graph, at a kink", values, rewritten, yardsticks, old))
-    yield from rows
+    yield from _rewritten(graph, program, start, plain64)
     yield from _dropped(graph, program)
+
+
+def _rewritten(graph: TrainingGraph, program: Program, start: Start, captured: Values) -> Iterator[Row]:
+    """The program's step against the graph after all passes, in float64, with the same decisions at gates.
+
+    How exact float32 can be, eager PyTorch says; or the graph itself, where forward passes have made it
+    another function than the user's.
+    """
+    bare = entry_points(graph.step).step
+    decided = decisions(bare, start)
+
+    def in_float32(layout: torch.memory_format, number: int | None = None) -> Values:
+        if graph.has_forward_passes:
+            return decided_step(bare, start.nudged(number), torch.float32, layout, decided)
+        task = graph.task if number is None else _nudged(graph.task, number)
+        return eager_step(task, torch.float32, layout, start.rates, start.seed, start.step)
+
+    is_same = text(bare) == text(graph.captured)
+    reference = captured if is_same else decided_step(bare, start, torch.float64, decided=decided)
+    yardsticks = _in_each_format(in_float32)
+    values = program_step(program, start.batch)
+    rows = list(compare("program = rewritten graph", values, reference, yardsticks, start.state))
+    if not all(row.passed for row in rows):
+        yardsticks += [in_float32(torch.contiguous_format, number) for number in range(NUDGES)]
+        check = "program = rewritten graph, at a kink"
+        rows = list(compare(check, values, reference, yardsticks, start.state))
+    yield from rows
 
 
 def _nudged(task: Task, number: int) -> Task:
@@ -248,8 +246,7 @@ def _nudged(task: Task, number: int) -> Task:
     generator = torch.Generator().manual_seed(number)
     with torch.no_grad():
         for parameter in model.parameters():
-            noise = 2 * torch.rand(parameter.shape, generator=generator) - 1
-            parameter.mul_(1 + NUDGE * noise)
+            parameter.copy_(nudge(parameter, generator))
     return replace(task, model=model, loss=loss, optimizer=optimizer)
 
 
@@ -295,12 +292,17 @@ def _in_each_format(run: Callable[[torch.memory_format], Values]) -> list[Values
 
 
 def _evaluation(graph: TrainingGraph, program: Program) -> Iterator[Row]:
-    """The evaluation entry point against eager evaluation in float64."""
+    """The evaluation entry point against eager evaluation in float64, or its graph's under forward passes."""
     task = graph.task
-    reference = _eager_evaluation(task, torch.float64, torch.contiguous_format)
-    if any(item.level.value == "forward" for item in graph.passes):
-        reference = graph_step(graph.evaluation_step, program, task.batch, program.rate(0), 0, torch.float64)
-    yardsticks = _in_each_format(lambda f: _eager_evaluation(task, torch.float32, f))
+    start = Start(state_of(program), task.batch, program.seed, program.position, program.rate(0))
+    if graph.has_forward_passes:
+        step = graph.evaluation_step
+        decided = decisions(step, start)
+        reference = decided_step(step, start, torch.float64, decided=decided)
+        yardsticks = _in_each_format(lambda f: decided_step(step, start, torch.float32, f, decided))
+    else:
+        reference = _eager_evaluation(task, torch.float64, torch.contiguous_format)
+        yardsticks = _in_each_format(lambda f: _eager_evaluation(task, torch.float32, f))
     result = program.predict(tuple(t.numpy() for t in task.batch))
     values = {(Kind.METRIC, name): torch.from_numpy(value) for name, value in result.items()}
     yield from compare("evaluation", values, reference, yardsticks, {})
@@ -309,7 +311,7 @@ def _evaluation(graph: TrainingGraph, program: Program) -> Iterator[Row]:
 def _eager_evaluation(task: Task, dtype: torch.dtype, layout: torch.memory_format) -> Values:
     model, loss, _ = _copies(task, dtype, layout)
     model.eval()
-    batch = [_cast(t, dtype, layout) for t in task.batch]
+    batch = [cast(t, dtype, layout) for t in task.batch]
     with torch.no_grad():
         output = model(*batch[:-1])
         losses = torch.stack([loss(o[None], t[None]) for o, t in zip(output, batch[-1], strict=True)])

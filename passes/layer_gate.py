@@ -1,4 +1,4 @@
-"""LayerGate (SLU): a learned gate before each residual block, and the block runs for the samples it lets in."""
+"""LayerGate (SLU): a learned gate decides for each sample whether a residual block runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ class _Gate:
 
 @dataclass(frozen=True)
 class LayerGate:
-    """y = shortcut(x) + f(x)  ->  y = shortcut(x) + m * f(x), m drawn for each sample with a learned probability
+    """y = shortcut(x) + f(x)  ->  y = shortcut(x) + m * f(x), with m = uniform(seed, step) < p(x)
 
     Input-dependent selective layer update (E2-Train, section 3.2), with the recurrent gate of SkipNet (Wang
     et al., ECCV 2018): pool x, project it to 10 values, step an LSTM that all gates share, one step a block,
@@ -58,7 +58,8 @@ class LayerGate:
     init_seed: int = 0
 
     def __post_init__(self) -> None:
-        for option, below in (("target_skip", 1.0), ("floor", 1.0), ("alpha", float("inf")), ("beta", float("inf"))):
+        limits = {"target_skip": 1.0, "floor": 1.0, "alpha": float("inf"), "beta": float("inf")}
+        for option, below in limits.items():
             value = getattr(self, option)
             if not 0 <= value < below:
                 raise UsageError(f"slu.{option} must be at least 0 and below {below}, not {value}")
@@ -88,7 +89,8 @@ class LayerGate:
         """A gate right after each fork, before anything else is rewritten."""
         graph, anchors = forward.graph, [_after(block.fork) for block in blocks]
         network = Gates(forward, parameters)
-        site = 1 + max((n.args[2] for n in graph.find_nodes(op="call_function", target=UNIFORM)), default=0)  # type: ignore[type-var, operator]
+        draws: list[Any] = [n.args[2] for n in graph.find_nodes(op="call_function", target=UNIFORM)]
+        site = 1 + max(draws, default=0)
         result = []
         for i, (block, anchor) in enumerate(zip(blocks, anchors, strict=True)):
             with graph.inserting_before(anchor):
@@ -148,13 +150,14 @@ class LayerGate:
 
     def _regularise(self, forward: ForwardGraph, blocks: Sequence[Block], gates: Sequence[_Gate]) -> Any:
         """The loss gains the controller's term; it and the counters become outputs. Gives their slots."""
-        output = forward.graph.output_node()
-        loss, *others = output.args[0]  # type: ignore[misc]
+        output: Any = forward.graph.output_node()
+        loss, *others = output.args[0]
         macs = [block.macs for block in blocks]
         shares = [count / sum(macs) for count in macs]
         with forward.graph.inserting_before(output):
             call = _Calls(forward.graph, loss)
-            term = (self._quadratic if self.controller == "quadratic" else self._bang_bang)(call, shares, gates)
+            controller = self._quadratic if self.controller == "quadratic" else self._bang_bang
+            term = controller(call, shares, gates)
             loss = call(aten.add.Tensor, loss, term)
             term = call(aten.detach.default, term)
         output.args = ((loss, *others, term, *(gate.count for gate in gates)),)

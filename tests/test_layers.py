@@ -30,6 +30,7 @@ FLOORS = {
     "e2compile.blocks": 2,
     "e2compile.samples": 2,
     "e2compile.differentiate": 2,
+    "e2compile.decompose": 2,
     "e2compile.optimizer": 2,
     "e2compile.integers": 2,
     "e2compile.signs": 2,
