@@ -17,7 +17,9 @@ from e2compile.errors import MissingError
 from e2compile.graph import Slot, StepGraph, entry_points
 from e2compile.lower.layout import state_orders
 from e2compile.lower.module import Lowering, planned_bytes
+from e2compile.lower.taps import taps
 from e2compile.pipeline import TrainingGraph, forward_text
+from e2compile.recording import Recording
 from e2compile.runtime.manifest import Function, Manifest, Tensor
 from e2compile.runtime.program import LIBRARY, Program
 from e2compile.schedule import tabulate
@@ -58,13 +60,13 @@ def compile(
     with artefact.writing(output) as (place, final):
         is_cached = cache and store.fetch(fingerprint, place)
         if not is_cached:
-            functions = _build(graph, chosen, place, clock)
+            functions, recordings = _build(graph, chosen, place, clock)
             artefact.write_json(place / "program" / "functions.json", functions)
             artefact.write_added(place, graph)
         manifest = _manifest(graph, chosen, fingerprint, seed, place)
         artefact.write_state(place, manifest, graph.task, rates)
         if not is_cached:
-            _verify(graph, manifest, place, verify, clock)
+            _verify(graph, manifest, place, recordings if verify else None, clock)
             artefact.write_json(place / "report" / "compile.json", clock.report(graph))
             if cache:
                 store.keep(fingerprint, place, _CACHED)
@@ -94,8 +96,10 @@ class _Clock:
         return {"seconds": self.phases, "stages": passes, **self.notes}
 
 
-def _build(graph: TrainingGraph, target: Target, place: Path, clock: _Clock) -> dict[str, Any]:
-    """Graphs to files, functions to the library; gives the functions' signatures."""
+def _build(
+    graph: TrainingGraph, target: Target, place: Path, clock: _Clock
+) -> tuple[dict[str, Any], dict[str, Recording]]:
+    """Graphs to files, functions to the library; gives the functions' signatures, and how to tap each."""
     for number, stage in enumerate(graph.stages):
         artefact.write_stage(place / "graphs", number, stage)
     entries = entry_points(graph.step)
@@ -115,7 +119,10 @@ def _build(graph: TrainingGraph, target: Target, place: Path, clock: _Clock) -> 
     (place / "program").mkdir()
     target.build(module, place / LIBRARY)
     clock.done("built")
-    return {name: _function(g, orders) for name, g in functions.items()}
+    signatures = {name: _function(g, orders) for name, g in functions.items()}
+    return signatures, {
+        name: Recording(lowering.called[name], taps(plan)) for name, plan in lowering.schedules.items()
+    }
 
 
 def _function(graph: StepGraph, orders: dict[str, Any]) -> dict[str, Any]:
@@ -155,12 +162,18 @@ def _manifest(graph: TrainingGraph, target: Target, fingerprint: str, seed: int,
     )
 
 
-def _verify(graph: TrainingGraph, manifest: Manifest, place: Path, verify: bool, clock: _Clock) -> None:
-    if not verify:
+def _verify(
+    graph: TrainingGraph,
+    manifest: Manifest,
+    place: Path,
+    recordings: dict[str, Recording] | None,
+    clock: _Clock,
+) -> None:
+    if recordings is None:
         artefact.write_json(place / "verify" / "verify.json", {"passed": None, "steps": 0, "worst": {}})
         return
     artefact.seal(place, manifest)
-    artefact.write_json(place / "verify" / "verify.json", verify_program(graph, Program(place)))
+    artefact.write_json(place / "verify" / "verify.json", verify_program(graph, Program(place), recordings))
     clock.done("verified")
 
 

@@ -243,3 +243,4 @@ POWER_OF_TWO_ABOVE = torch.ops.e2.power_of_two_above.default
 INTEGER_CONVOLUTION = torch.ops.e2.integer_convolution.default
 INTEGER_INPUT_GRADIENT = torch.ops.e2.integer_input_gradient.default
 INTEGER_WEIGHT_GRADIENT = torch.ops.e2.integer_weight_gradient.default
+PRODUCTS = (INTEGER_CONVOLUTION, INTEGER_INPUT_GRADIENT, INTEGER_WEIGHT_GRADIENT)

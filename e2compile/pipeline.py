@@ -125,6 +125,10 @@ class TrainingGraph:
             raise CompileError("the passes do not find the same places in training and in evaluation mode")
         result = evaluation_graph(graph, self.task)
         verify(result)
+        if not has_guards(result):
+            return result
+        result = outline(result).graph
+        verify(result)
         return result
 
     def text(self, stage: str | None = None) -> str:

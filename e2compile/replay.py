@@ -41,26 +41,6 @@ class CounterDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return like.copy_(ones) if func is aten.bernoulli_.float else ones
 
 
-class Decisions(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Gives each e2.guard its mask [samples] from `given`, by name; `taken` holds what every guard gave.
-
-    A guard without an entry decides for itself. So one run's `taken` is another's `given`: a graph in
-    float64 then runs the blocks that the float32 program ran, though p lies within rounding of its draw.
-    """
-
-    def __init__(self, given: Mapping[str, Tensor] | None = None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.given = dict(given or {})
-        self.taken: dict[str, Tensor] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not GUARD:
-            return func(*args, **(kwargs or {}))
-        mask, name = args[:2]
-        self.taken[name] = self.given.get(name, mask).clone()
-        return self.taken[name].clone()
-
-
 def cast(tensor: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:
     tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
     return tensor.to(memory_format=layout) if tensor.dim() == 4 else tensor
@@ -92,10 +72,10 @@ def nudge(parameter: Tensor, generator: torch.Generator) -> Tensor:
     return parameter * (1 + NUDGE * (2 * torch.rand(parameter.shape, generator=generator) - 1))
 
 
-def graph_step(
+def arguments_of(
     graph: StepGraph, start: Start, dtype: torch.dtype, layout: torch.memory_format = torch.contiguous_format
-) -> Values:
-    """One step of a graph in PyTorch."""
+) -> list[Tensor]:
+    """The inputs of a graph's step, floats in `dtype`."""
     state = {target: value for (_, target), value in start.state.items()}
     values: dict[Kind, Any] = {
         Kind.SEED: torch.tensor(start.seed),
@@ -107,26 +87,14 @@ def graph_step(
         plain: Any = state[slot.target] if slot.kind.is_state else values.get(slot.kind)
         value = start.batch[int(slot.target)] if slot.kind is Kind.DATA else plain
         arguments.append(cast(value, dtype, layout))
+    return arguments
+
+
+def graph_step(
+    graph: StepGraph, start: Start, dtype: torch.dtype, layout: torch.memory_format = torch.contiguous_format
+) -> Values:
+    """One step of a graph in PyTorch."""
+    arguments = arguments_of(graph, start, dtype, layout)
     with torch.no_grad():
         results = (in_float64(graph.module) if dtype is torch.float64 else graph.module)(*arguments)
     return {(slot.kind, slot.target): value for slot, value in zip(graph.outputs, results, strict=True)}
-
-
-def decisions(graph: StepGraph, start: Start) -> dict[str, Tensor]:
-    """The masks [samples] of a graph's gates, by name, as a float32 run takes them."""
-    run = Decisions()
-    with run:
-        graph_step(graph, start, torch.float32)
-    return run.taken
-
-
-def decided_step(
-    graph: StepGraph,
-    start: Start,
-    dtype: torch.dtype,
-    layout: torch.memory_format = torch.contiguous_format,
-    decided: Mapping[str, Tensor] | None = None,
-) -> Values:
-    """One step of a graph with gates that decide as given: p may lie within rounding of its draw."""
-    with Decisions(decided):
-        return graph_step(graph, start, dtype, layout)

@@ -8,7 +8,7 @@ rewritten graph in float64 may be at most four times that of eager float32 in it
 import contextlib
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from e2compile.errors import VerificationError
 from e2compile.forward import classes, correct
 from e2compile.graph import Kind, StepGraph, entry_points, text
+from e2compile.oracle import Decision, Oracle
 from e2compile.pipeline import TrainingGraph
+from e2compile.recording import Recording
 from e2compile.replay import (
     CounterDraws,
     Start,
     Values,
     cast,
-    decided_step,
-    decisions,
     graph_step,
     nudge,
 )
@@ -41,6 +41,8 @@ FLOOR = 1e-6
 # An activation within rounding of a kink (ReLU, max pooling) may fall on either side: the gradient jumps.
 # Where the plain bound fails, eager runs from weights moved by a few roundings say how far it may jump.
 NUDGES = 6
+# Of a step's decisions, on masks and codes, this share may fall otherwise in float64 than in float32.
+FLIPS = 1e-3
 EPSILON32, EPSILON64 = 2.0**-23, 1e-9
 
 
@@ -174,13 +176,15 @@ def compare_exactly(check: str, values: Values, reference: Values, old: Values) 
             yield Row(check, key[0].value, key[1], _distance(values[key], expected), bound, _norm(expected))
 
 
-def verify_program(graph: TrainingGraph, program: Program) -> dict[str, Any]:
+def verify_program(graph: TrainingGraph, program: Program, recordings: Mapping[str, Recording]) -> dict[str, Any]:
     """Run every check and return what `verify.json` holds; the program's state is spent.
+
+    `recordings` tap the program's functions.
 
     Raises VerificationError that names the worst tensor where a check fails.
     """
     began = time.perf_counter()
-    rows = list(_checks(graph, program))
+    rows = list(_checks(graph, program, recordings))
     failed = [row for row in rows if not row.passed]
     report = {
         "passed": not failed,
@@ -198,7 +202,9 @@ def verify_program(graph: TrainingGraph, program: Program) -> dict[str, Any]:
     return report
 
 
-def _checks(graph: TrainingGraph, program: Program) -> Iterator[Row]:
+def _checks(
+    graph: TrainingGraph, program: Program, recordings: Mapping[str, Recording]
+) -> Iterator[Row]:
     program.position = _kept(program)
     old, captured = state_of(program), graph.captured
     rates = program.rate(program.position)
@@ -208,36 +214,51 @@ def _checks(graph: TrainingGraph, program: Program) -> Iterator[Row]:
     )
     plain64 = graph_step(captured, start, torch.float64)
     yield from compare_exactly("captured graph = eager", plain64, _known(eager64, captured), old)
-    yield from _evaluation(graph, program)
-    yield from _rewritten(graph, program, start, plain64)
+    yield from _evaluation(graph, program, recordings["evaluate"])
+    yield from _rewritten(graph, program, recordings["step"], start, plain64)
     yield from _dropped(graph, program)
 
 
-def _rewritten(graph: TrainingGraph, program: Program, start: Start, captured: Values) -> Iterator[Row]:
-    """The program's step against the graph after all passes, in float64, with the same decisions at gates.
+def _rewritten(
+    graph: TrainingGraph, program: Program, recording: Recording, start: Start, captured: Values
+) -> Iterator[Row]:
+    """The program's step against the graph after all passes, in float64, with the program's decisions.
 
-    How exact float32 can be, eager PyTorch says; or the graph itself, where forward passes have made it
-    another function than the user's.
+    How exact float32 can be, eager PyTorch says; or the graph itself, where passes have made it another
+    function than the user's.
     """
     bare = entry_points(graph.step).step
-    decided = decisions(bare, start)
+    with recording.of(program) as stored:
+        values = program_step(program, start.batch)
+    oracle = Oracle(bare, start, stored)
 
     def in_float32(layout: torch.memory_format, number: int | None = None) -> Values:
-        if graph.has_forward_passes:
-            return decided_step(bare, start.nudged(number), torch.float32, layout, decided)
+        if not is_same:
+            return oracle(torch.float32, layout, number)
         task = graph.task if number is None else _nudged(graph.task, number)
         return eager_step(task, torch.float32, layout, start.rates, start.seed, start.step)
 
     is_same = text(bare) == text(graph.captured)
-    reference = captured if is_same else decided_step(bare, start, torch.float64, decided=decided)
+    reference = captured if is_same else oracle(torch.float64)
+    yield from _decided(oracle.record)
     yardsticks = _in_each_format(in_float32)
-    values = program_step(program, start.batch)
     rows = list(compare("program = rewritten graph", values, reference, yardsticks, start.state))
     if not all(row.passed for row in rows):
         yardsticks += [in_float32(torch.contiguous_format, number) for number in range(NUDGES)]
         check = "program = rewritten graph, at a kink"
         rows = list(compare(check, values, reference, yardsticks, start.state))
     yield from rows
+
+
+def _decided(decisions: Iterable[Decision]) -> Iterator[Row]:
+    """Sums of integers are the same; of decisions a small share differs, and codes by one."""
+    for d in decisions:
+        if d.is_product:
+            yield Row("integer products", d.what, d.line, d.flipped, 0.0, float(d.elements))
+        else:
+            bound = max(FLIPS, 1.5 / d.elements)
+            yield Row("decisions", d.what, d.line, d.flipped, bound, float(d.elements))
+            yield Row("decisions not explained by rounding", d.what, d.line, d.far, 0.0, float(d.elements))
 
 
 def _nudged(task: Task, number: int) -> Task:
@@ -291,20 +312,21 @@ def _in_each_format(run: Callable[[torch.memory_format], Values]) -> list[Values
     return results
 
 
-def _evaluation(graph: TrainingGraph, program: Program) -> Iterator[Row]:
+def _evaluation(graph: TrainingGraph, program: Program, recording: Recording) -> Iterator[Row]:
     """The evaluation entry point against eager evaluation in float64, or its graph's under forward passes."""
     task = graph.task
-    start = Start(state_of(program), task.batch, program.seed, program.position, program.rate(0))
+    with recording.of(program) as stored:
+        result = program.predict(tuple(t.numpy() for t in task.batch))
+    values = {(Kind.METRIC, name): torch.from_numpy(value) for name, value in result.items()}
     if graph.has_forward_passes:
-        step = graph.evaluation_step
-        decided = decisions(step, start)
-        reference = decided_step(step, start, torch.float64, decided=decided)
-        yardsticks = _in_each_format(lambda f: decided_step(step, start, torch.float32, f, decided))
+        start = Start(state_of(program), task.batch, program.seed, program.position, program.rate(0))
+        oracle = Oracle(graph.evaluation_step, start, stored)
+        reference = oracle(torch.float64)
+        yield from _decided(oracle.record)
+        yardsticks = _in_each_format(lambda f: oracle(torch.float32, f))
     else:
         reference = _eager_evaluation(task, torch.float64, torch.contiguous_format)
         yardsticks = _in_each_format(lambda f: _eager_evaluation(task, torch.float32, f))
-    result = program.predict(tuple(t.numpy() for t in task.batch))
-    values = {(Kind.METRIC, name): torch.from_numpy(value) for name, value in result.items()}
     yield from compare("evaluation", values, reference, yardsticks, {})
 
 

@@ -54,7 +54,7 @@ def _inline(module: fx.GraphModule, graph: fx.Graph, new: dict[fx.Node, Any], li
             new[node] = new[node.args[0]][node.args[1]]
         else:
             new[node] = graph.node_copy(node, lambda n: new[n])
-            new[node].meta = dict(node.meta) | {"live": live}
+            new[node].meta = {"origin": node, **node.meta, "live": live}
 
 
 def _taken(

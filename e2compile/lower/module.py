@@ -1,7 +1,7 @@
 """The Relax module of a program: functions as sequences of calls of scheduled kernels."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tvm
@@ -20,6 +20,7 @@ from e2compile.lower.layout import Order, natural, physical
 from e2compile.lower.scalar import dtype_text
 from e2compile.lower.schedule import (
     Copy,
+    Kernel,
     LiveSamples,
     Schedule,
     moved_by_calls,
@@ -39,6 +40,7 @@ class Lowering:
         self.builder = relax.BlockBuilder()
         self.generated: dict[Any, Any] = {}
         self.schedules: dict[str, Schedule] = {}
+        self.called: dict[str, tuple[str, ...]] = {}
 
     def function(self, name: str, graph: StepGraph, states: dict[str, Order]) -> None:
         """Add a function. Its arguments are the graph's inputs, state in its own memory order; it returns
@@ -50,6 +52,7 @@ class Lowering:
         check(graph.graph)
         self.schedules[name] = schedule(graph, states)
         _Emitter(self, self.schedules[name]).emit(name)
+        self.called[name] = tuple(str(self.kernel(k).name_hint) for k in _plain(self.schedules[name].kernels))
 
     def module(self) -> IRModule:
         return self.builder.get()
@@ -73,6 +76,11 @@ class Lowering:
         if item.method in ("integer_convolution", "integer_weight_gradient"):
             return method(item.workload, item.signed, gated=gated)
         return method(item.workload, gated=gated)
+
+
+def _plain(kernels: Sequence[Kernel]) -> Iterator[LoopKernel | Call | LiveSamples]:
+    for kernel in kernels:
+        yield kernel.kernel if isinstance(kernel, Copy) else kernel
 
 
 def _key(item: LoopKernel | Call | LiveSamples) -> Any:

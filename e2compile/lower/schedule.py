@@ -73,7 +73,10 @@ def moved_by_calls(graph: StepGraph) -> StepGraph:
     ]
     if not moved:
         return graph
+    originals = list(graph.graph.nodes)
     graph = graph.copy()
+    for node, original in zip(graph.graph.nodes, originals, strict=True):
+        node.meta["origin"] = original
     results = graph.results
     with graph.graph.inserting_before(graph.graph.output_node()):
         for i in moved:

@@ -1,0 +1,96 @@
+"""Taps: which kernel of a compiled function writes the decisions and integer products of its graph."""
+
+import operator
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from e2compile.lower.build import LoopKernel
+from e2compile.lower.contraction import Call
+from e2compile.lower.fuse import holder
+from e2compile.lower.layout import Order
+from e2compile.lower.schedule import Kernel, Schedule
+from e2compile.lower.views import Shape, shape_of, squeezed
+from e2compile.ops import PRODUCTS
+
+_DECISIONS = (torch.bool, torch.int8, torch.uint8)
+
+
+@dataclass(frozen=True)
+class Tap:
+    """The `argument`-th argument of the `call`-th kernel that a function calls holds the value of `node`.
+
+    It lies there as a tensor of the node's `shape` without its dimensions of one, in the order `order`.
+    Where the kernel runs for live samples only, `mask` and `predicates` are what decided that, nodes that
+    have taps of their own, and `axis` is the value's dimension of samples.
+    """
+
+    call: int
+    argument: int
+    node: fx.Node
+    shape: Shape
+    order: Order
+    mask: fx.Node | None = None
+    predicates: tuple[fx.Node, ...] = ()
+    axis: int | None = None
+
+    def logical(self, array: torch.Tensor) -> torch.Tensor:
+        """The value as the graph has it, from what the kernel wrote."""
+        sizes = [squeezed(self.shape)[d] for d in self.order]
+        back = sorted(range(len(self.order)), key=self.order.__getitem__)
+        return array.reshape(sizes).permute(back).reshape(self.shape).clone()
+
+
+def taps(plan: Schedule) -> tuple[Tap, ...]:
+    """A tap for every flag, code, place of a maximum and integer product that a kernel of the function writes."""
+    return tuple(
+        _tap(plan, number, argument, node, kernel)
+        for number, kernel in enumerate(plan.kernels)
+        for argument, node in _written(kernel)
+        if node.meta["val"].dtype in _DECISIONS or node.target in PRODUCTS or is_place(node)
+    )
+
+
+def is_place(node: fx.Node) -> bool:
+    """Whether a value says where the maxima of a pooling lie."""
+    call = node.args[0] if node.target is operator.getitem else None
+    is_pool = isinstance(call, fx.Node) and call.target is torch.ops.aten.max_pool2d_with_indices.default
+    return is_pool and node.args[1] == 1
+
+
+def origin(node: fx.Node) -> fx.Node:
+    """The call of the graph that was lowered which a node of the graph without conditionals stands for."""
+    return node.meta.get("origin", node)  # type: ignore[no-any-return]
+
+
+def _tap(plan: Schedule, number: int, argument: int, node: fx.Node, kernel: Kernel) -> Tap:
+    live = kernel.live if isinstance(kernel, (LoopKernel, Call)) else ()
+    masks = [n for n in live if n.meta["val"].dim() == 1]
+    return Tap(
+        number,
+        argument,
+        origin(node),
+        shape_of(node),
+        plan.layout[node],
+        origin(holder(masks[0])) if masks else None,
+        tuple(origin(holder(n)) for n in live if n not in masks),
+        plan.fusion.axes.get(node),
+    )
+
+
+def _written(kernel: Kernel) -> list[tuple[int, fx.Node]]:
+    """The arguments of a kernel's call that hold its results, a result that nothing reads left out."""
+    if isinstance(kernel, Call):
+        first = len(kernel.operands) + (2 if kernel.live else 0)
+        return [(first + i, r.node) for i, r in enumerate(kernel.results) if r.node is not None]
+    if not isinstance(kernel, LoopKernel):
+        return []
+    loop = kernel.loop
+    gates = 0 if loop.gate is None else 1 if loop.gate.batch is None else 2
+    result, place = [], loop.inputs + gates
+    for node, donor in zip(kernel.outputs, loop.donated, strict=True):
+        if node is not None:
+            result.append((place if donor is None else donor, node))
+        place += donor is None
+    return result

@@ -1,0 +1,130 @@
+"""The oracle: a step graph run in PyTorch with the integers and flags that a compiled step took.
+
+Rounding decides on which side of a threshold a value falls, and one decision changes all that follows. So the
+oracle takes the program's decisions - gates, codes, masks, places of maxima - where the program stored them,
+and says how far its own would have been from them; integers that are no decision must be the same.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from e2compile.graph import StepGraph, targets, where
+from e2compile.lower.scalar import COMPARISONS
+from e2compile.ops import PRODUCTS
+from e2compile.replay import Start, Values, arguments_of
+
+_COND = torch.ops.higher_order.cond
+# Two sides of a comparison this near to each other, as a share of the largest magnitude, may change places.
+_NEAR = 1e-5
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a program wrote for a call: `value`, of which only `rows` [shape, bool] count where they are given."""
+
+    value: Tensor
+    rows: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How the oracle's own value of a call differs from the program's.
+
+    `flipped` is the share of elements that differ at all, `far` of those that rounding does not explain: codes
+    that differ by more than one, flags whose two sides are not near each other. `is_product` marks sums of
+    integers, which may not differ.
+    """
+
+    what: str
+    line: str
+    flipped: float
+    far: float
+    elements: int
+    is_product: bool
+
+
+class Oracle:
+    """Runs a step graph from one start with what a program stored; `record` is the last run's differences."""
+
+    def __init__(self, step: StepGraph, start: Start, stored: Mapping[fx.Node, Stored]) -> None:
+        self.step, self.start, self.stored = step, start, stored
+        self.record: list[Decision] = []
+
+    def __call__(
+        self,
+        dtype: torch.dtype,
+        layout: torch.memory_format = torch.contiguous_format,
+        number: int | None = None,
+    ) -> Values:
+        """The results in floats of `dtype`; `number` moves the weights by a few roundings, see Start.nudged."""
+        arguments = arguments_of(self.step, self.start.nudged(number), dtype, layout)
+        self.record = []
+        with torch.no_grad():
+            results = _Interpreter(self.step.module, self.stored, dtype, self.record).run(*arguments)
+        return {(s.kind, s.target): value for s, value in zip(self.step.outputs, results, strict=True)}
+
+
+class _Interpreter(fx.Interpreter):
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        stored: Mapping[fx.Node, Stored],
+        dtype: torch.dtype,
+        record: list[Decision],
+    ) -> None:
+        super().__init__(module)
+        self.stored, self.dtype, self.record = stored, dtype, record
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        stored = self.stored.get(n)
+        if stored is None:
+            return value
+        args, _ = self.fetch_args_kwargs_from_env(n)
+        self.record.append(_differences(n, args, value, stored))
+        if n.target in PRODUCTS:
+            return value
+        return stored.value if stored.rows is None else torch.where(stored.rows, stored.value, value)
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is _COND:
+            condition, taken, other, operands = args
+            branch = taken if bool(condition) else other
+            return _Interpreter(branch, self.stored, self.dtype, self.record).run(*operands)
+        if kwargs.get("dtype") is torch.float32:
+            kwargs = {**kwargs, "dtype": self.dtype}
+        return super().call_function(target, args, kwargs)
+
+
+def _differences(node: fx.Node, args: Any, own: Tensor, stored: Stored) -> Decision:
+    apart = (own.to(torch.int64) - stored.value.to(torch.int64)).abs()
+    far = apart > 1
+    if stored.value.dtype is torch.bool:
+        far = (apart > 0) & ~_near(node, args, apart)
+    elif stored.value.dtype is torch.int64:  # of equal maxima either may be taken
+        far = torch.zeros_like(far)
+    if stored.rows is not None:
+        apart, far = (t[stored.rows.expand(t.shape)] for t in (apart, far))
+    elements = max(apart.numel(), 1)
+    shares = int((apart > 0).sum()) / elements, int(far.sum()) / elements
+    return Decision(targets(node), where(node), *shares, elements, node.target in PRODUCTS)
+
+
+def _near(node: fx.Node, args: Any, like: Tensor) -> Tensor:
+    """Where the two sides of a comparison are within rounding of each other; nowhere for other calls."""
+    if node.target not in COMPARISONS:
+        return torch.zeros_like(like, dtype=torch.bool)
+    a, b = (torch.as_tensor(side, dtype=torch.float64) for side in args[:2])
+    largest = max(float(a.abs().max()), float(b.abs().max()))
+    return ((a - b).abs() <= _NEAR * largest).expand(like.shape)
+
+
+def rows_of(mask: Tensor, axis: int, rank: int) -> Tensor:
+    """A mask [samples] as one of a value with its samples along `axis`."""
+    shape = [1] * rank
+    shape[axis] = len(mask)
+    return mask.reshape(shape)
