@@ -7,6 +7,7 @@ from itertools import product
 from math import prod
 
 from e2compile.lower.workload import Convolution
+from e2compile.targets.llvm.arithmetic import Arithmetic
 from e2compile.targets.llvm.axis import Axis, Lattice, Tile, forward_axis
 from e2compile.targets.llvm.blocks import Group, groups
 from e2compile.targets.llvm.gather_plan import folded
@@ -70,6 +71,8 @@ class GradientPlan:
     targets: int
     depthwise: bool
     machine: Machine
+    arithmetic: Arithmetic
+    most_positions: int | None
 
     @cached_property
     def lattice(self) -> Lattice:
@@ -87,27 +90,42 @@ class GradientPlan:
 
     @cached_property
     def splits(self) -> int:
-        """Sets of samples summed apart, a power of two; it must not depend on the number of threads."""
+        """Sets of units summed apart, a power of two; it must not depend on the number of threads."""
         conv = self.conv
         positions = conv.batch * conv.out_height * conv.out_width
         weights = 4 * prod(conv.weight_shape)
-        most = min(_MOST_TASKS, conv.batch, positions // _TASK_POSITIONS, _PARTIAL_BYTES // weights)
-        return 1 << max(most, 1).bit_length() - 1
+        most = min(_MOST_TASKS, self.units, positions // _TASK_POSITIONS, _PARTIAL_BYTES // weights)
+        splits = 1 << max(most, 1).bit_length() - 1
+        while self.most_positions is not None and self._split_positions(splits) > self.most_positions:
+            splits *= 2
+        return splits
+
+    def _split_positions(self, splits: int) -> int:
+        """Positions that one of so many splits adds up at most."""
+        return -(-self.units // splits) * -(-self.conv.out_height // self.bands) * self.conv.out_width
 
     @property
     def shares(self) -> int:
         """Shares of the register tiles, each a task of its own in each split."""
-        return _MOST_TASKS // self.splits
+        return max(1, _MOST_TASKS // self.splits)
 
     @cached_property
     def bands(self) -> int:
-        """Pieces of an image, by rows, that fit the cache together with their gradients."""
-        return min(self.conv.out_height, -(-self._image_bytes // self._cached_bytes))
+        """Parts of an image, by rows, that fit the cache together with their gradients."""
+        needed = -(-self._image_bytes // self._cached_bytes)
+        if self.most_positions is not None:
+            needed = max(needed, -(-self.conv.out_height // (self.most_positions // self.conv.out_width)))
+        return min(self.conv.out_height, needed)
+
+    @property
+    def units(self) -> int:
+        """Bands of all images: what is shared out among the splits."""
+        return self.conv.batch * self.bands
 
     @property
     def together(self) -> int:
-        """Images that fit the cache together."""
-        return max(1, self._cached_bytes // self._image_bytes)
+        """Units that fit the cache together."""
+        return max(1, self._cached_bytes * self.bands // self._image_bytes)
 
     @property
     def _cached_bytes(self) -> int:
@@ -118,16 +136,20 @@ class GradientPlan:
         return 4 * (prod(self.conv.x_shape[1:]) + prod(self.conv.y_shape[1:]))
 
 
-def plan(conv: Convolution, machine: Machine) -> GradientPlan:
-    """The weight gradient of a convolution, cut for a machine."""
-    conv = folded(conv)
+def plan(
+    conv: Convolution, machine: Machine, arithmetic: Arithmetic, most_positions: int | None = None
+) -> GradientPlan:
+    """The weight gradient of a convolution, cut for a machine; a split's sum may be bounded in length."""
+    row = folded(conv)
+    conv = row if most_positions is None or row.out_width <= most_positions else conv
     (kh, kw), (sh, sw), (ph, pw), (dh, dw) = conv.kernel, conv.stride, conv.padding, conv.dilation
     rows = forward_axis(conv.height, conv.out_height, kh, sh, ph, dh)
     columns = forward_axis(conv.width, conv.out_width, kw, sw, pw, dw)
-    depthwise = conv.groups > 1 and conv.groups == conv.in_channels == conv.out_channels
-    parts = 1 if depthwise else conv.groups
-    sources = 1 if depthwise else conv.in_channels // parts
-    return GradientPlan(conv, rows, columns, parts, sources, conv.out_channels // parts, depthwise, machine)
+    parts = 1 if conv.is_depthwise else conv.groups
+    sources, targets = 1 if conv.is_depthwise else conv.in_channels // parts, conv.out_channels // parts
+    return GradientPlan(
+        conv, rows, columns, parts, sources, targets, conv.is_depthwise, machine, arithmetic, most_positions
+    )
 
 
 def _classes(plan: GradientPlan, tile: GradientTile) -> Iterator[TileClass]:

@@ -17,7 +17,6 @@ from e2compile.targets.llvm.emit import (
     keep,
     least,
     load,
-    multiply_add,
     pointer,
     registers,
     splat,
@@ -38,14 +37,12 @@ class Images:
 
 @dataclass(frozen=True)
 class Piece:
-    """The `index`-th piece of a split's images: samples first ... last, of each the rows low ... high."""
+    """The `index`-th piece of a split: its units first ... last, each a band of an image."""
 
     index: Any
     split: Any
     first: Any
     last: Any
-    low: Any
-    high: Any
 
 
 class SumTile:
@@ -64,16 +61,17 @@ class SumTile:
         vector = group.start + rest // kind.repeat % group.repeat * group.step
         self.out = T.bind(part * plan.targets + vector)
         self.sums = {
-            (channel, tap): registers(group.widths)
+            (channel, tap): registers([width for _, _, width in self._vectors()], plan.arithmetic.dtype)
             for channel, tap in product(range(kind.channels), range(len(kind.taps.taps)))
         }
 
     def emit(self) -> None:
         self._begin()
         plan, piece = self.plan, self.piece
-        with T.serial(piece.first, piece.last) as sample:
-            place = T.bind(self.images.live[piece.split + sample * plan.splits])
-            with T.serial(*self._rows()) as row:
+        with T.serial(piece.first, piece.last) as number:
+            unit = T.bind(piece.split + number * plan.splits)
+            place = T.bind(self.images.live[unit // plan.bands])
+            with T.serial(*self._rows(unit % plan.bands)) as row:
                 source_row = row * plan.rows.scale + self.kernel_row * plan.rows.spread + plan.rows.shift
                 x_line = T.bind(place * plan.rows.source + source_row)
                 y_line = T.bind(place * plan.rows.target + row)
@@ -83,18 +81,19 @@ class SumTile:
         for register, index, width in self._places():
             store(self.target, index, fetch(register, width), width)
 
-    def _rows(self) -> tuple[Any, Any]:
-        """The output rows for which this kernel row is inside the image."""
+    def _rows(self, band: Any) -> tuple[Any, Any]:
+        """The output rows of a band for which this kernel row is inside the image."""
         axis = self.plan.rows
+        first, last = (axis.target * (band + i) // self.plan.bands for i in (0, 1))
         before = T.bind(self.kernel_row * axis.spread + axis.shift)
-        low = tirx.max(self.piece.low, ceil_div(tirx.max(-before, 0), axis.scale))
-        high = least(self.piece.high, ceil_div(tirx.max(axis.source - before, 0), axis.scale))
+        low = tirx.max(first, ceil_div(tirx.max(-before, 0), axis.scale))
+        high = least(last, ceil_div(tirx.max(axis.source - before, 0), axis.scale))
         return T.bind(low), T.bind(high)
 
     def _vectors(self) -> Iterator[tuple[int, int, int]]:
         group = self.kind.group
         for number, (start, width) in enumerate(zip(group.starts, group.widths, strict=True)):
-            yield number, start, width
+            yield number, start, self.plan.arithmetic.width(width)
 
     def _places(self) -> Iterator[tuple[Any, Any, int]]:
         """Each accumulator: its register, its place in memory, its width."""
@@ -104,15 +103,15 @@ class SumTile:
             column = self.kernel_row * conv.kernel[1] + self.kind.taps.taps[tap].kernel
             line = (column * inner + self.channel + channel) * conv.out_channels
             index = self.piece.split * prod(conv.weight_shape) + line + self.out
-            for number, start, width in self._vectors():
-                yield sums[number], index + start, width
+            for register, start, width in zip(sums, self.kind.group.starts, self.kind.group.widths, strict=True):
+                yield register, index + start, width
 
     def _begin(self) -> None:
         """Goes on from what the pieces before summed."""
         with T.If(self.piece.index == 0):
             with T.Then():
                 for register, _, width in self._places():
-                    keep(register, zero(width), width)
+                    keep(register, zero(width, self.plan.arithmetic.dtype), width)
             with T.Else():
                 for register, index, width in self._places():
                     keep(register, load(self.target, index, width), width)
@@ -132,12 +131,13 @@ class SumTile:
         for (offset, pairs), channel in product(tile.reads, range(self.kind.channels)):
             values = self._values(x, offset * conv.in_channels + channel)
             for (at, tap), (number, _, width) in product(pairs, self._vectors()):
-                multiply_add(self.sums[channel, tap][number], values[number], gradients[at, number], width)
+                target = self.sums[channel, tap][number]
+                self.plan.arithmetic.add(target, values[number], gradients[at, number], width)
 
     def _values(self, x: Any, index: int) -> list[Any]:
         """What multiplies each vector of gradients: its own channels of x, or one channel in each lane."""
         if self.plan.depthwise:
             return [load(x, index + start, width) for _, start, width in self._vectors()]
         value = T.bind(x[index])
-        wide = {width: T.bind(splat(value, width)) for width in self.kind.group.widths}
+        wide = {width: T.bind(splat(value, width)) for _, _, width in self._vectors()}
         return [wide[width] for _, _, width in self._vectors()]

@@ -7,6 +7,7 @@ import tvm.tirx.script.builder as T
 from tvm import tirx
 
 from e2compile.lower.workload import Convolution
+from e2compile.targets.llvm.arithmetic import Floats
 from e2compile.targets.llvm.emit import (
     arguments,
     ceil_div,
@@ -20,6 +21,7 @@ from e2compile.targets.llvm.emit import (
     samples,
     scratch,
     store,
+    unless_empty,
     zero,
 )
 from e2compile.targets.llvm.gradient_plan import GradientPlan, plan
@@ -35,28 +37,29 @@ def weight_gradient(
     with function(name) as builder:
         given = arguments(shapes)
         images = Images(given["x"], given["dy"], samples(conv, given))
-        whole = plan(conv, machine)
-        if whole.splits == 1:
-            _tasks(whole, images, given["dweight"])
-        else:
-            partial = scratch(whole.splits * prod(conv.weight_shape))
-            _tasks(whole, images, partial)
-            _add_up(whole, images, partial, given["dweight"])
+        whole = plan(conv, machine, Floats())
+        with unless_empty(images.live):
+            if whole.splits == 1:
+                sum_up(whole, images, given["dweight"])
+            else:
+                partial = scratch(whole.splits * prod(conv.weight_shape))
+                sum_up(whole, images, partial)
+                _add_up(whole, images, partial, given["dweight"])
     return builder.get()
 
 
-def _tasks(plan: GradientPlan, images: Images, target: Any) -> None:
-    """Each task sums its share of the weights over every `splits`-th sample: any count is split evenly."""
+def sum_up(plan: GradientPlan, images: Images, target: Any) -> None:
+    """Each task sums its share of the weights over every `splits`-th unit: any count is split evenly.
+
+    Of splits that have no unit nothing is written.
+    """
     with T.parallel(plan.shares * plan.splits) as task:
         split = T.bind(_bits_reversed(task % plan.splits, plan.splits.bit_length() - 1))
         share = T.bind(task // plan.splits)
-        number = T.bind(ceil_div(images.live.number - split, plan.splits))
-        pieces = ceil_div(number, plan.together)
-        if plan.splits == 1:
-            # Nothing is added up later: where no sample lives, an empty piece writes the zeros.
-            pieces = tirx.max(pieces, 1)
-        with T.serial(pieces * plan.bands) as index:
-            piece = _piece(plan, split, number, index)
+        number = T.bind(ceil_div(images.live.number * plan.bands - split, plan.splits))
+        with T.serial(ceil_div(number, plan.together)) as index:
+            first = T.bind(index * plan.together)
+            piece = Piece(index, split, first, T.bind(least(number, first + plan.together)))
             for kind in plan.classes:
                 first, last = (kind.number * (share + i) // plan.shares for i in (0, 1))
                 with T.serial(first, last) as tile:
@@ -69,11 +72,9 @@ def _bits_reversed(value: Any, bits: int) -> Any:
     return sum(terms[1:], terms[0]) if terms else 0
 
 
-def _piece(plan: GradientPlan, split: Any, number: Any, index: Any) -> Piece:
-    first = T.bind(index // plan.bands * plan.together)
-    band = index % plan.bands
-    rows = [T.bind(plan.rows.target * (band + i) // plan.bands) for i in (0, 1)]
-    return Piece(index, split, first, T.bind(least(number, first + plan.together)), rows[0], rows[1])
+def used_splits(plan: GradientPlan, images: Images) -> Any:
+    """The number of splits that have units."""
+    return least(images.live.number * plan.bands, plan.splits)
 
 
 def _add_up(plan: GradientPlan, images: Images, partial: Any, target: Any) -> None:
@@ -86,6 +87,6 @@ def _add_up(plan: GradientPlan, images: Images, partial: Any, target: Any) -> No
             place = T.bind(origin + vector * width)
             (total,) = registers([width])
             keep(total, zero(width), width)
-            with T.serial(least(images.live.number, plan.splits)) as split:
+            with T.serial(used_splits(plan, images)) as split:
                 keep(total, fetch(total, width) + load(partial, split * size + place, width), width)
             store(target, place, fetch(total, width), width)

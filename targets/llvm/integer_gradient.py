@@ -1,0 +1,131 @@
+"""The integer weight gradient: the fp32 loops over images of which each is four samples."""
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import tvm.tirx.script.builder as T
+from tvm import tirx
+
+from e2compile.lower.workload import Convolution
+from e2compile.ops import MOST_TERMS
+from e2compile.targets.llvm.arithmetic import Dots
+from e2compile.targets.llvm.blocks import groups
+from e2compile.targets.llvm.dot import BYTES
+from e2compile.targets.llvm.emit import (
+    SLACK,
+    Samples,
+    arguments,
+    ceil_div,
+    fetch,
+    function,
+    gate,
+    keep,
+    load,
+    registers,
+    samples,
+    scratch,
+    splat,
+    store,
+    typed,
+    unless_empty,
+    zero,
+)
+from e2compile.targets.llvm.gradient_plan import GradientPlan, plan
+from e2compile.targets.llvm.gradient_tile import Images
+from e2compile.targets.llvm.interleave import interleaved
+from e2compile.targets.llvm.machine import Machine
+from e2compile.targets.llvm.weight_gradient import sum_up, used_splits
+
+_OFFSET = 128
+_ONES = 0x01010101
+
+
+def integer_weight_gradient(
+    conv: Convolution,
+    machine: Machine,
+    signed: bool = False,
+    gated: bool = False,
+    name: str = "integer_weight_gradient",
+) -> tirx.PrimFunc:
+    """(x, dy, [index, count], dweight): dweight = the gradient of the convolution's weights.
+
+    x is int8 if `signed`, else uint8; dy is int8.
+    """
+    shapes = {"x": conv.x_shape, "dy": conv.y_shape} | gate(conv, gated) | {"dweight": conv.weight_shape}
+    dtypes = {"x": "int8" if signed else "uint8", "dy": "int8", "dweight": "int32"}
+    with function(name) as builder:
+        given = arguments(shapes, dtypes)
+        live = samples(conv, given)
+        with unless_empty(live):
+            x = interleaved(given["x"], conv.x_shape, live, signed, machine)
+            dy = interleaved(given["dy"], conv.y_shape, live, False, machine)
+            images = Images(x, dy, Samples(T.bind(ceil_div(live.number, BYTES))))
+            whole = _plan(conv, machine)
+            if signed:
+                _add_up(_sums(whole, images), _gradient_sums(conv, images, machine), given["dweight"])
+            elif whole.splits > 1:
+                _add_up(_sums(whole, images), None, given["dweight"])
+            else:
+                sum_up(whole, images, given["dweight"])
+    return builder.get()
+
+
+@dataclass(frozen=True)
+class Sums:
+    """A plan's splits, each summed in int32, of which `used` have anything in them."""
+
+    plan: GradientPlan
+    partial: Any
+    used: Any
+
+
+def _plan(conv: Convolution, machine: Machine) -> GradientPlan:
+    if conv.out_width > MOST_TERMS // BYTES:
+        raise ValueError(f"an integer weight gradient over rows of {conv.out_width} positions could overflow")
+    quads = replace(conv, batch=ceil_div(conv.batch, BYTES))
+    return plan(quads, machine, Dots(machine), MOST_TERMS // BYTES)
+
+
+def _sums(plan: GradientPlan, images: Images) -> Sums:
+    partial = scratch(plan.splits * prod(plan.conv.weight_shape), "int32")
+    sum_up(plan, images, partial)
+    return Sums(plan, partial, T.bind(used_splits(plan, images)))
+
+
+def _gradient_sums(conv: Convolution, images: Images, machine: Machine) -> Sums:
+    """For each weight the sum of the gradients that it meets: the weight gradient of an image of ones."""
+    ones = replace(conv, in_channels=1, groups=1)
+    whole = _plan(ones, machine)
+    x = scratch(prod(whole.conv.x_shape) + SLACK, "int32")
+    with T.parallel(whole.conv.batch) as image, T.serial(conv.height * conv.width) as pixel:
+        store(x, image * (conv.height * conv.width) + pixel, T.int32(_ONES), 1)
+    return _sums(whole, replace(images, x=x))
+
+
+def _add_up(sums: Sums, offsets: Sums | None, target: Any) -> None:
+    """Adds up splits in int64, less 128 times the offsets' ones, and clamps the result to int32."""
+    kernel_height, kernel_width, inner, outer = sums.plan.conv.weight_shape
+    with T.parallel(kernel_height * kernel_width * inner) as row:
+        for group in groups(outer, sums.plan.machine.lanes, 1):
+            (width,) = group.widths
+            with T.serial(group.repeat) as vector:
+                channel = T.bind(group.start + vector * width)
+                (total,) = registers([width], "int64")
+                keep(total, zero(width, "int64"), width)
+                _add(total, sums, row * outer + channel, 1, width)
+                if offsets is not None:
+                    _add(total, offsets, row // inner * outer + channel, -_OFFSET, width)
+                store(target, row * outer + channel, _clamped(fetch(total, width), width), width)
+
+
+def _add(total: Any, sums: Sums, place: Any, factor: int, width: int) -> None:
+    with T.serial(sums.used) as split:
+        value = load(sums.partial, split * prod(sums.plan.conv.weight_shape) + place, width)
+        value = T.Cast(typed("int64", width), value) * splat(T.int64(factor), width)
+        keep(total, fetch(total, width) + value, width)
+
+
+def _clamped(value: Any, width: int) -> Any:
+    low, high = (splat(T.int64(bound), width) for bound in (-(1 << 31), (1 << 31) - 1))
+    return T.Cast(typed("int32", width), tirx.max(tirx.min(value, high), low))
