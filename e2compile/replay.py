@@ -48,12 +48,18 @@ class Decisions(TorchDispatchMode):  # type: ignore[no-untyped-call]
     float64 then runs the blocks that the float32 program ran, though p lies within rounding of its draw.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self, given: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.given = dict(given or {})
         self.taken: dict[str, Tensor] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.higher_order.cond:
+            condition, *branches, operands = args
+            with self:
+                return branches[not condition](*operands)
         if func is not GUARD:
             return func(*args, **(kwargs or {}))
         mask, name = args[:2]
