@@ -89,7 +89,8 @@ def copy_module(module: fx.GraphModule) -> fx.GraphModule:
     graph.output(result)
     graph.output_node().meta = dict(module.graph.output_node().meta)
     for old, new in mapping.items():
-        new.meta = dict(old.meta)
+        # a conditional's guard is a node too
+        new.meta = {k: mapping[v] if isinstance(v, fx.Node) else v for k, v in old.meta.items()}
     return fx.GraphModule(module, graph)
 
 

@@ -1,6 +1,5 @@
 """Single steps in PyTorch with draws and decisions from elsewhere: by counter, or as another run had them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +9,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from e2compile.graph import Kind, StepGraph, in_float64
-from e2compile.ops import GUARD
 
 aten = torch.ops.aten
 

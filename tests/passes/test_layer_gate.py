@@ -7,12 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from e2compile.blocks import find_blocks
-from e2compile.graph import Kind
-from e2compile.ops import uniform
 from e2compile.passes import LayerGate
 from e2compile.pipeline import TrainingGraph, capture
-from e2compile.replay import Decisions
 from tests import models
+from tests.decisions import Decisions
 from tests.passes.gated import Oracle, Outcome
 from tests.steps import Named, graph_steps, images
 
