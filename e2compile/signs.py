@@ -182,8 +182,8 @@ class _Signs:
         with self.write.mode:
             values = [torch.empty(list(self.product.size), dtype=torch.int32) for _ in rest]
         sums = conditional(self.write.graph, unsure, operands, values, branches, self.write.blame)
-        nothing = write(aten.full.default, [], 0, dtype=torch.int32)
-        sums = [write(aten.where.self, unsure, item, nothing) for item in sums]
+        nothing = self.write(aten.full.default, [], 0, dtype=torch.int32)
+        sums = [self.write(aten.where.self, unsure, item, nothing) for item in sums]
         ran = self.write.cast(unsure, torch.int64)
         if high is not None:  # with a low half of zeros the full sign is the high half's
             return self.write(aten.sign.default, self._joined([high, *sums])), ran
