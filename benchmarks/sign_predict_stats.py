@@ -46,9 +46,7 @@ class Runner:
         """Everything but state that one step gives; with `keep` off the state stays as it was."""
         zero = torch.tensor(0)
         plain: dict[Kind, Any] = {Kind.SEED: zero, Kind.STEP: zero, Kind.RATE: torch.tensor([RATE])}
-        arguments = [
-            self.state[str(s)] if s.kind.is_state else plain.get(s.kind) for s in self.step.inputs
-        ]
+        arguments = [self.state[str(s)] if s.kind.is_state else plain.get(s.kind) for s in self.step.inputs]
         data = iter(batch)
         arguments = [next(data) if a is None else a for a in arguments]
         with torch.no_grad():
@@ -77,9 +75,7 @@ def counters(given: Sequence[Named], name: str) -> dict[str, float]:
     """The mean of a counter over steps, by convolution."""
     prefix, suffix = f"{Kind.COUNTER} psg.", f".{name}"
     keys = [key for key in given[0] if key.startswith(prefix) and key.endswith(suffix)]
-    return {
-        key.removeprefix(prefix).removesuffix(suffix): mean(float(g[key]) for g in given) for key in keys
-    }
+    return {key.removeprefix(prefix).removesuffix(suffix): mean(float(g[key]) for g in given) for key in keys}
 
 
 def study(graph: TrainingGraph, preset: Any, train: Sequence[Batch], held: Sequence[Batch]) -> dict[str, Any]:

@@ -173,22 +173,23 @@ class _Signs:
 
     def _by_layer(self, high: fx.Node | None, first: fx.Node, unsure: fx.Node) -> tuple[fx.Node, fx.Node]:
         """cond(unsure, the rest of the full product, zeros): it runs for the whole layer, or not at all."""
-        x, low = self.factors.x, self.factors.low
+        write, x, low = self.write, self.factors.x, self.factors.low
         assert low is not None
         rest = [low] if high is not None else [self.factors.high, low]
         operands = [x, *rest]
         names = ["x", "high", "low"] if high is None else ["x", "low"]
         branches = self._branch("execute", operands, names), self._branch("skip", operands, names)
-        with self.write.mode:
+        with write.mode:
             values = [torch.empty(list(self.product.size), dtype=torch.int32) for _ in rest]
-        sums = conditional(self.write.graph, unsure, operands, values, branches, self.write.blame)
-        nothing = self.write(aten.full.default, [], 0, dtype=torch.int32)
-        sums = [self.write(aten.where.self, unsure, item, nothing) for item in sums]
-        ran = self.write.cast(unsure, torch.int64)
+        sums = conditional(write.graph, unsure, operands, values, branches, write.blame)
+        # a program leaves what a branch does not run unwritten
+        nothing = write(aten.full.default, [], 0, dtype=torch.int32)
+        sums = [write(aten.where.self, unsure, item, nothing) for item in sums]
+        ran = write.cast(unsure, torch.int64)
         if high is not None:  # with a low half of zeros the full sign is the high half's
-            return self.write(aten.sign.default, self._joined([high, *sums])), ran
-        full = self.write(aten.sign.default, self._joined(sums))
-        return self.write(aten.where.self, unsure, full, first), ran
+            return write(aten.sign.default, self._joined([high, *sums])), ran
+        full = write(aten.sign.default, self._joined(sums))
+        return write(aten.where.self, unsure, full, first), ran
 
     def _branch(self, kind: str, operands: Sequence[fx.Node], names: Sequence[str]) -> str:
         graph = fx.Graph()

@@ -1,7 +1,7 @@
 """What SignPredict's numbers are, said a second time: codes and products in NumPy's 64-bit integers."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from e2compile.graph import Kind, StepGraph
+from e2compile.ops import GUARD
 from e2compile.passes import SignPredict
 from e2compile.task import Task
 from tests.steps import Batch, Named, state_of
@@ -17,15 +18,28 @@ from tests.steps import Batch, Named, state_of
 Array = NDArray[Any]
 F32 = np.float32
 
+aten = torch.ops.aten
+
 
 class Recorder(fx.Interpreter):
-    """Keeps the value of every node."""
+    """Keeps the value of every node; gates decide as `masks` says, by name."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    def __init__(self, module: fx.GraphModule, masks: Mapping[str, Tensor]) -> None:
         super().__init__(module, garbage_collect_values=False)
+        self.masks = masks
+
+    def run_node(self, n: fx.Node) -> Any:
+        mask = self.masks.get(str(n.args[1])) if n.target is GUARD else None
+        return super().run_node(n) if mask is None else mask
 
 
-def run(step: StepGraph, task: Task, batch: Batch, state: Named | None = None) -> tuple[Named, Recorder]:
+def run(
+    step: StepGraph,
+    task: Task,
+    batch: Batch,
+    state: Named | None = None,
+    masks: Mapping[str, Tensor] | None = None,
+) -> tuple[Named, Recorder]:
     """One step in float32: what it gives by slot, and every value on the way."""
     state = state if state is not None else state_of(task, step)
     rates = torch.tensor([float(g["lr"]) for g in task.optimizer.param_groups])
@@ -34,7 +48,7 @@ def run(step: StepGraph, task: Task, batch: Batch, state: Named | None = None) -
     for slot in step.inputs:
         value = state[str(slot)] if slot.kind.is_state else plain.get(slot.kind)
         arguments.append(batch[int(slot.target)] if value is None else value)
-    recorder = Recorder(step.module)
+    recorder = Recorder(step.module, masks or {})
     with torch.no_grad():
         values = recorder.run(*arguments)
     return {str(slot): v.clone() for slot, v in zip(step.outputs, values, strict=True)}, recorder
@@ -48,6 +62,13 @@ def steps(step: StepGraph, task: Task, batches: Iterable[Batch]) -> list[Named]:
         state |= {name: value for name, value in given.items() if name in state}
         results.append(state | given)
     return results
+
+
+def uncoded(code: Any) -> Any:
+    """The float32 tensor that codes are taken of."""
+    while code.target is not aten.div.Tensor:
+        code = code.args[0]
+    return code.args[0]
 
 
 def unit(maximum: Any, levels: int, scale: str) -> Any:

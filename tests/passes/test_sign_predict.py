@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from e2compile import integers
 from e2compile.errors import UsageError
-from e2compile.graph import Kind, StepGraph, entry_points, insert, text, verify
+from e2compile.graph import Kind, StepGraph, entry_points, text, verify
 from e2compile.ops import GUARD, INTEGER_CONVOLUTION, INTEGER_WEIGHT_GRADIENT
 from e2compile.options import parse_passes
-from e2compile.passes import BatchDrop, SignPredict
+from e2compile.passes import BatchDrop, LayerGate, SignPredict
 from e2compile.pipeline import Change, TrainingGraph, capture
 from tests.conftest import Golden
-from tests.integers import run, steps
+from tests.integers import run, steps, uncoded
+from tests.models import small_resnet
 from tests.steps import Named, images, state_of
 
 aten = torch.ops.aten
@@ -315,41 +315,32 @@ def _at(step: StepGraph, graph: TrainingGraph, state: Named, number: int) -> Nam
     return {str(slot): value for slot, value in zip(step.outputs, values, strict=True)}
 
 
-def test_comes_before_the_guard_of_the_step() -> None:
-    change = SignPredict()(captured(layers(conv(3, 4, 3))).apply(BatchDrop()).step)
+def test_runs_before_the_guard_of_the_step_in_whatever_order_it_is_named() -> None:
+    graph = captured(layers(conv(3, 4, 3))).apply(BatchDrop(), SignPredict())
+    assert [stage.name for stage in graph.stages] == ["captured", "differentiated", "psg", "smd"]
+    change = SignPredict()(graph.step)
     assert (change.changed, change.notes) == (0, ("no convolution to rewrite",))
-    assert [item.name for item in parse_passes("smd,psg")] == ["psg", "smd"]
 
 
-def test_maxima_are_taken_over_live_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mask given for a convolution keeps dead samples out of its maxima, and the state where none lives."""
-    step = captured(layers(conv(3, 4, 3)), (4, 3, 6, 6)).step.copy()
-    data = step.placeholder(Kind.DATA, "0")
-    (node,) = calls(step, aten.convolution.default)
-    with step.graph.inserting_before(node), data.meta["val"].fake_mode:
-        top = insert(step.graph, aten.amax.default, data, [1, 2, 3], blame=node)
-        live = insert(step.graph, aten.lt.Scalar, top, 50.0, blame=node)
-        insert(step.graph, GUARD, live, "block", True, blame=node)
-    step.module.recompile()
-    monkeypatch.setattr(
-        integers,
-        "live_masks",
-        lambda graph: {
-            n: next(iter(graph.find_nodes(op="call_function", target=GUARD)))
-            for n in graph.find_nodes(op="call_function", target=aten.convolution.default)
-        },
-    )
-    rewritten: StepGraph = SignPredict()(step).graph
-    verify(rewritten)
-    graph = captured(layers(conv(3, 4, 3)), (4, 3, 6, 6))
-    state = state_of(graph.task, rewritten) | {"pass state psg.0.x": torch.tensor(2.5)}
-    x, target = graph.task.batch
-    x = x.clone()
-    x[1] *= 1000
-    found, _ = run(rewritten, graph.task, (x, target), state)
-    assert float(found["pass state psg.0.x"]) == float(x[[0, 2, 3]].abs().max())
-    found, _ = run(rewritten, graph.task, (x * 1e6, target), state)
-    assert float(found["pass state psg.0.x"]) == 2.5
+@pytest.mark.parametrize("live", [[True] * 4, [True, False, True, False], [False] * 4])
+def test_maxima_of_a_gated_block_are_taken_over_live_samples(live: list[bool]) -> None:
+    """And where none lives, they stay those of the last step that ran it."""
+    torch.manual_seed(0)
+    model = small_resnet(channels=4, classes=3)
+    graph = captured(model, (4, 1, 8, 8)).apply(LayerGate(), SignPredict())
+    step = next(stage.graph for stage in graph.stages if stage.name == "psg")
+    assert isinstance(step, StepGraph)
+    (guard,) = calls(step, GUARD)
+    inner = [node for node in calls(step, INTEGER_CONVOLUTION) if node.meta["module"] == "4.conv1"]
+    state = state_of(graph.task, step) | {"pass state psg.4.conv1.g": torch.tensor(0.125)}
+    mask = torch.tensor(live)
+    found, values = run(step, graph.task, graph.task.batch, state, {str(guard.args[1]): mask})
+    codes, weight_gradient = inner[0].args[0], calls(step, INTEGER_WEIGHT_GRADIENT)
+    of_block = next(node for node in weight_gradient if node.args[0] is codes)
+    g = values.env[uncoded(of_block.args[1])]
+    expected = g[mask].abs().max() if any(live) else torch.tensor(0.125)
+    assert torch.equal(found["pass state psg.4.conv1.g"], expected)
+    assert float(found["counter psg.3.conv1.sure"]) < 1
 
 
 def test_a_network_learns() -> None:

@@ -12,7 +12,7 @@ from e2compile.graph import StepGraph, verify
 from e2compile.ops import INTEGER_CONVOLUTION, INTEGER_INPUT_GRADIENT, INTEGER_WEIGHT_GRADIENT
 from e2compile.passes import SignPredict
 from e2compile.pipeline import TrainingGraph, capture
-from tests.integers import Oracle, as_array, planes, run, steps
+from tests.integers import Oracle, as_array, planes, run, steps, uncoded
 from tests.steps import Named, images
 
 aten = torch.ops.aten
@@ -106,13 +106,6 @@ class Case:
 @pytest.fixture(scope="module", params=VARIANTS)
 def case(request: pytest.FixtureRequest) -> Case:
     return Case(request.param)
-
-
-def uncoded(code: Any) -> Any:
-    """The float32 tensor that codes are taken of."""
-    while code.target is not aten.div.Tensor:
-        code = code.args[0]
-    return code.args[0]
 
 
 def scaled(node: fx.Node) -> fx.Node:
