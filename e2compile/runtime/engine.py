@@ -1,7 +1,9 @@
 """TVM's runtime: all cores, no torch."""
 
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +35,12 @@ def import_tvm() -> ModuleType:
     return tvm  # type: ignore[no-any-return]
 
 
+def _load(tvm: ModuleType, path: Path) -> Any:
+    """A library under a name of its own: the loader keeps to a name's first file, though there is a new one."""
+    with tempfile.TemporaryDirectory() as folder:
+        return tvm.runtime.load_module(shutil.copy(path, folder))
+
+
 class Library:
     """A compiled library's functions, called with TVM tensors."""
 
@@ -43,7 +51,7 @@ class Library:
         if not path.is_file():
             raise UsageError(f"{path} is missing: compile the program again")
         try:
-            module = tvm.runtime.load_module(str(path))
+            module = _load(tvm, path)
             self.machine = relax.VirtualMachine(module, tvm.cpu())
         except Exception as error:
             raise MissingError(

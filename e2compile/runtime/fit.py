@@ -217,7 +217,7 @@ class Run:
         from safetensors.numpy import save_file
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.program.state_dict(), self.folder / ".best")
+        save_file(self.program.weights(), self.folder / ".best")
         os.replace(self.folder / ".best", self.folder / "best.safetensors")
 
     def _finish(self) -> Results:

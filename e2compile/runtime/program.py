@@ -73,11 +73,14 @@ class Program:
         held = ((t, self._state[t.target].numpy()) for t in self.manifest.state)
         return {states.name_of(t): states.from_memory(array, t) for t, array in held}
 
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """Parameters and buffers in the module's layout, those that the user's module lacks included."""
+        names = {t.target for t in self.manifest.state if t.kind in ("parameter", "buffer")}
+        return {name: array for name, array in self.arrays().items() if name in names}
+
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Parameters and buffers with the names and layouts of the user's module, tied names included."""
-        module = {t.target for t in self.manifest.state if t.kind in ("parameter", "buffer")}
-        module -= set(self.manifest.hidden)
-        own = {name: array for name, array in self.arrays().items() if name in module}
+        own = {n: array for n, array in self.weights().items() if n not in self.manifest.hidden}
         return own | {alias: own[name] for alias, name in self.manifest.aliases.items() if name in own}
 
     def keep(self, step: int) -> bool:
