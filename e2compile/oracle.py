@@ -102,7 +102,7 @@ class _Interpreter(fx.Interpreter):
 
 def _differences(node: fx.Node, args: Any, own: Tensor, stored: Stored) -> Decision:
     apart = (own.to(torch.int64) - stored.value.to(torch.int64)).abs()
-    far = apart > 1
+    far = (apart > 1) & (apart < 255)  # a low byte wraps around where its high byte moves by one
     if stored.value.dtype is torch.bool:
         far = (apart > 0) & ~_near(node, args, apart)
     elif stored.value.dtype is torch.int64:  # of equal maxima either may be taken

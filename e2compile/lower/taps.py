@@ -39,7 +39,7 @@ class Tap:
         """The value as the graph has it, from what the kernel wrote."""
         sizes = [squeezed(self.shape)[d] for d in self.order]
         back = sorted(range(len(self.order)), key=self.order.__getitem__)
-        return array.reshape(sizes).permute(back).reshape(self.shape).clone()
+        return array.reshape(sizes).permute(back).reshape(self.shape).contiguous()
 
 
 def taps(plan: Schedule) -> tuple[Tap, ...]:
