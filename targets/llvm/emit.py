@@ -12,8 +12,7 @@ from tvm.script.ir_builder import IRBuilder
 
 from e2compile.lower.workload import Convolution, Pool
 
-# Lanes that vectors may read, and never use, beyond the end of memory of the function's own.
-SLACK = 4
+_SLACK = 4
 
 
 @contextmanager
@@ -42,6 +41,29 @@ def arguments(shapes: Mapping[str, Sequence[int]], given: Mapping[str, str] | No
 def scratch(size: int, dtype: str = "float32") -> Any:
     """Memory of the function's own."""
     return T.alloc_buffer((size,), dtype, layout=None)
+
+
+def padded(size: int, dtype: str) -> Any:
+    """Memory of the function's own with a few elements more, for vectors that read beyond what they use.
+
+    TVM trims memory to what it sees used, so those elements are written to. It sees nothing through pointers.
+    """
+    buffer = scratch(size + _SLACK, dtype)
+    store(buffer, size, zero(_SLACK, dtype), _SLACK)
+    return buffer
+
+
+@contextmanager
+def tasks(number: Any) -> Iterator[Any]:
+    """A parallel loop that stays a function of its own even where it has a single task.
+
+    Within one function, TVM tells LLVM that what is read through a pointer into a buffer is not what was
+    written to the buffer.
+    """
+    is_several = isinstance(number, int) and number > 1
+    with T.parallel(number if is_several else tirx.max(number, 2)) as task:
+        with nullcontext() if is_several else when(task < number):
+            yield task
 
 
 def pointer(buffer: Any, index: Any) -> Any:

@@ -7,13 +7,13 @@ from typing import Any
 import tvm.tirx.script.builder as T
 from tvm import tirx
 
+from e2compile.errors import CompileError
 from e2compile.lower.workload import Convolution
 from e2compile.ops import MOST_TERMS
 from e2compile.targets.llvm.arithmetic import Dots
 from e2compile.targets.llvm.blocks import groups
 from e2compile.targets.llvm.dot import BYTES
 from e2compile.targets.llvm.emit import (
-    SLACK,
     Samples,
     arguments,
     ceil_div,
@@ -22,11 +22,13 @@ from e2compile.targets.llvm.emit import (
     gate,
     keep,
     load,
+    padded,
     registers,
     samples,
     scratch,
     splat,
     store,
+    tasks,
     typed,
     unless_empty,
     zero,
@@ -82,7 +84,7 @@ class Sums:
 
 def _plan(conv: Convolution, machine: Machine) -> GradientPlan:
     if conv.out_width > MOST_TERMS // BYTES:
-        raise ValueError(f"an integer weight gradient over rows of {conv.out_width} positions could overflow")
+        raise CompileError(f"an integer weight gradient over rows of {conv.out_width} positions may overflow")
     quads = replace(conv, batch=ceil_div(conv.batch, BYTES))
     return plan(quads, machine, Dots(machine), MOST_TERMS // BYTES)
 
@@ -97,8 +99,8 @@ def _gradient_sums(conv: Convolution, images: Images, machine: Machine) -> Sums:
     """For each weight the sum of the gradients that it meets: the weight gradient of an image of ones."""
     ones = replace(conv, in_channels=1, groups=1)
     whole = _plan(ones, machine)
-    x = scratch(prod(whole.conv.x_shape) + SLACK, "int32")
-    with T.parallel(whole.conv.batch) as image, T.serial(conv.height * conv.width) as pixel:
+    x = padded(prod(whole.conv.x_shape), "int32")
+    with tasks(whole.conv.batch) as image, T.serial(conv.height * conv.width) as pixel:
         store(x, image * (conv.height * conv.width) + pixel, T.int32(_ONES), 1)
     return _sums(whole, replace(images, x=x))
 

@@ -1,5 +1,6 @@
 """Four samples as one: each int32 pixel holds the bytes that they have in one place."""
 
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -8,7 +9,7 @@ from tvm import tirx
 
 from e2compile.targets.llvm.blocks import groups
 from e2compile.targets.llvm.dot import BYTES, OFFSETS
-from e2compile.targets.llvm.emit import SLACK, Samples, ceil_div, least, pointer, scratch, splat, store, typed
+from e2compile.targets.llvm.emit import Samples, ceil_div, least, padded, pointer, splat, store, tasks, typed
 from e2compile.targets.llvm.machine import Machine
 
 # Bytes of each sample that one task copies.
@@ -21,19 +22,28 @@ def interleaved(buffer: Any, shape: tuple[int, ...], live: Samples, offset: bool
     With `offset`, signed bytes become unsigned ones that are 128 more.
     """
     size = prod(shape[1:])
-    result = scratch(ceil_div(shape[0], BYTES) * size + SLACK, "int32")
+    result = padded(ceil_div(shape[0], BYTES) * size, "int32")
     chunks = [(0, _CHUNK, size // _CHUNK), (size - size % _CHUNK, size % _CHUNK, 1)]
     for origin, length, repeat in chunks:
         if not (length and repeat):
             continue
-        with T.parallel(ceil_div(live.number, BYTES) * repeat) as task:
+        with tasks(ceil_div(live.number, BYTES) * repeat) as task:
             group = T.bind(task // repeat)
             first = T.bind(origin + task % repeat * length)
             places = [live[least(group * BYTES + byte, live.number - 1)] for byte in range(BYTES)]
             lines = [pointer(buffer, place * size + first) for place in places]
             mask = T.bind(_mask(live.number - group * BYTES))
-            _interleave(lines, pointer(result, group * size + first), length, mask, offset, machine)
+            to = Destination(result, T.bind(group * size + first))
+            _interleave(lines, to, length, mask, offset, machine)
     return result
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A buffer from an element on."""
+
+    buffer: Any
+    first: Any
 
 
 def _mask(samples: Any) -> Any:
@@ -42,7 +52,7 @@ def _mask(samples: Any) -> Any:
     return tirx.Select(samples >= BYTES, T.int32(-1), partial)
 
 
-def _interleave(lines: list[Any], to: Any, length: int, mask: Any, offset: bool, machine: Machine) -> None:
+def _interleave(lines: list[Any], to: Destination, length: int, mask: Any, offset: bool, machine: Machine) -> None:
     for group in groups(length, machine.lanes, 1):
         (width,) = group.widths
         with T.serial(group.repeat) as number:
@@ -50,7 +60,7 @@ def _interleave(lines: list[Any], to: Any, length: int, mask: Any, offset: bool,
             value = _quads([line[T.ramp(place, 1, width) if width > 1 else place] for line in lines], width)
             if offset:
                 value = T.bitwise_xor(value, splat(T.int32(OFFSETS), width))
-            store(to, place, T.bitwise_and(value, splat(mask, width)), width)
+            store(to.buffer, to.first + place, T.bitwise_and(value, splat(mask, width)), width)
 
 
 def _quads(vectors: list[Any], width: int) -> Any:

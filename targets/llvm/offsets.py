@@ -7,7 +7,7 @@ import tvm.tirx.script.builder as T
 
 from e2compile.targets.llvm.blocks import Group
 from e2compile.targets.llvm.dot import OFFSETS
-from e2compile.targets.llvm.emit import SLACK, fetch, keep, load, registers, scratch, splat, store, when, zero
+from e2compile.targets.llvm.emit import fetch, keep, load, padded, registers, splat, store, tasks, zero
 from e2compile.targets.llvm.gather_plan import Plan
 from e2compile.targets.llvm.weights import Weights
 
@@ -28,10 +28,9 @@ class Offsets:
 def offsets(plan: Plan, weights: Weights) -> Offsets:
     """-128 times the sums of the weights, from packed ones."""
     size = plan.rows.kernel * len(plan.tap_sets) * weights.targets
-    result = Offsets(scratch(size + SLACK, "int32"), plan.tap_sets, weights.targets)
+    result = Offsets(padded(size, "int32"), plan.tap_sets, weights.targets)
     for group in plan.groups:
-        tasks = plan.parts * group.repeat * plan.rows.kernel
-        with T.parallel(max(tasks, 2)) as task, when(task < tasks):
+        with tasks(plan.parts * group.repeat * plan.rows.kernel) as task:
             row = T.bind(task % plan.rows.kernel)
             number = T.bind(task // plan.rows.kernel)
             channel = number // group.repeat * plan.targets + number % group.repeat * group.step

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from tvm import tirx
@@ -12,32 +13,36 @@ from tvm.tirx import PrimFunc
 
 from e2compile.lower import functions
 from e2compile.lower.workload import Pool
+from e2compile.targets.llvm.emit import Samples, gate, samples, unless_empty
 from e2compile.targets.llvm.loops import lanes, vectorized
 from e2compile.targets.llvm.machine import Machine
 
 
-def pool(workload: Pool, machine: Machine) -> PrimFunc:
-    """Arguments: x, y, and for max pooling the places [N, OH, OW, C] int64."""
+def pool(workload: Pool, machine: Machine, gated: bool = False) -> PrimFunc:
+    """Arguments: x, [index, count], y, and for max pooling the places [N, OH, OW, C] int64."""
     result: list[PrimFunc] = []
     with _function(result, f"{workload.kind}_pool"):
         x = T.arg("x", T.buffer(workload.x_shape, "float32"))
+        live = _live(workload, gated)
         y = T.arg("y", T.buffer(workload.y_shape, "float32"))
         if workload.kind == "max":
             places = T.arg("places", T.buffer(workload.y_shape, "int64"))
-            _each(workload.y_shape, machine, lambda at, width: _maximum(workload, x, y, places, at, width))
+            body = partial(_maximum, workload, x, y, places)
         else:
-            _each(workload.y_shape, machine, lambda at, width: _average(workload, x, y, at, width))
+            body = partial(_average, workload, x, y)
+        _each(workload.y_shape, live(), machine, body)
     return result[0]
 
 
-def pool_gradient(workload: Pool, machine: Machine) -> PrimFunc:
-    """Arguments: dy, for max pooling the places, dx."""
+def pool_gradient(workload: Pool, machine: Machine, gated: bool = False) -> PrimFunc:
+    """Arguments: dy, for max pooling the places, [index, count], dx."""
     result: list[PrimFunc] = []
     with _function(result, f"{workload.kind}_pool_gradient"):
         dy = T.arg("dy", T.buffer(workload.y_shape, "float32"))
         places = T.arg("places", T.buffer(workload.y_shape, "int64")) if workload.kind == "max" else None
+        live = _live(workload, gated)
         dx = T.arg("dx", T.buffer(workload.x_shape, "float32"))
-        _each(workload.x_shape, machine, lambda at, width: _gradient(workload, dy, places, dx, at, width))
+        _each(workload.x_shape, live(), machine, partial(_gradient, workload, dy, places, dx))
     return result[0]
 
 
@@ -51,13 +56,23 @@ def _function(result: list[PrimFunc], name: str) -> Any:
         result.append(builder.get())
 
 
-def _each(shape: tuple[int, ...], machine: Machine, body: Callable[[list[Any], int], None]) -> None:
-    """Run a body for each block of channels of each pixel, given as [n, h, w, first channel]."""
-    n, h, w, c = shape
+def _live(workload: Pool, gated: bool) -> Callable[[], Samples]:
+    """Declares the arguments that say which samples live; they are read after the last argument."""
+    given = {name: T.arg(name, T.buffer(shape, "int32")) for name, shape in gate(workload, gated).items()}
+    return lambda: samples(workload, given)
+
+
+def _each(
+    shape: tuple[int, ...], live: Samples, machine: Machine, body: Callable[[list[Any], int], None]
+) -> None:
+    """Run a body for each block of channels of each live sample's pixel, given as [n, h, w, first channel]."""
+    _, h, w, c = shape
     width = lanes(c, machine)
     width = width if c % width == 0 else 1
-    with T.parallel(0, n * h) as row, T.serial(0, w) as column, T.serial(0, c // width) as block:
-        body([row // h, row % h, column, block * width], width)
+    with unless_empty(live), T.parallel(0, live.number * h) as row:
+        sample = T.bind(live[row // h])
+        with T.serial(0, w) as column, T.serial(0, c // width) as block:
+            body([sample, row % h, column, block * width], width)
 
 
 def _window(workload: Pool, axis: int, out: Any) -> tuple[Any, Any, Any]:

@@ -11,7 +11,7 @@ from tvm.tirx import PrimFunc
 from e2compile.errors import MissingError
 from e2compile.lower.loop import Loop
 from e2compile.lower.workload import Convolution, Pool
-from e2compile.targets.llvm import gather, gating, pools, weight_gradient
+from e2compile.targets.llvm import gather, gating, integer_gather, integer_gradient, pools, weight_gradient
 from e2compile.targets.llvm.loops import elementwise
 from e2compile.targets.llvm.machine import Machine, host, tvm_target
 from e2compile.targets.llvm.reductions import reduction
@@ -30,19 +30,28 @@ class LlvmKernels:
         return gating.live_samples(samples, source)
 
     def convolution(self, conv: Convolution, bias: bool, gated: bool = False) -> PrimFunc:
-        return gather.forward(conv, self.machine, bias=bias, gated=gated)
+        return gather.forward(conv, self.machine, bias, gated)
 
     def input_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:
-        return gather.input_gradient(conv, self.machine, gated=gated)
+        return gather.input_gradient(conv, self.machine, gated)
 
     def weight_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:
-        return weight_gradient.weight_gradient(conv, self.machine, gated=gated)
+        return weight_gradient.weight_gradient(conv, self.machine, gated)
+
+    def integer_convolution(self, conv: Convolution, signed: bool, gated: bool = False) -> PrimFunc:
+        return integer_gather.integer_convolution(conv, self.machine, signed, gated)
+
+    def integer_input_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:
+        return integer_gather.integer_input_gradient(conv, self.machine, gated)
+
+    def integer_weight_gradient(self, conv: Convolution, signed: bool, gated: bool = False) -> PrimFunc:
+        return integer_gradient.integer_weight_gradient(conv, self.machine, signed, gated)
 
     def pool(self, pool: Pool, gated: bool = False) -> PrimFunc:
-        return pools.pool(pool, self.machine)
+        return pools.pool(pool, self.machine, gated)
 
     def pool_gradient(self, pool: Pool, gated: bool = False) -> PrimFunc:
-        return pools.pool_gradient(pool, self.machine)
+        return pools.pool_gradient(pool, self.machine, gated)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import tvm.tirx.script.builder as T
 
 from e2compile.lower.workload import Convolution
 from e2compile.targets.llvm.blocks import Group
-from e2compile.targets.llvm.emit import SLACK, scratch, store, when
+from e2compile.targets.llvm.emit import padded, store, tasks
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def packed(buffer: Any, packing: Packing, vectors: Sequence[Group]) -> Weights:
     """A copy, group of vectors by group of vectors."""
     conv = packing.conv
     size = packing.steps * packing.targets * conv.groups * conv.kernel[0] * conv.kernel[1]
-    memory = scratch(size + SLACK, packing.dtype)
+    memory = padded(size, packing.dtype)
     copy = Weights(memory, conv.kernel, packing.steps, packing.targets * conv.groups, True)
     for group in vectors:
         _pack(buffer, copy, packing, group)
@@ -99,10 +99,7 @@ def packed(buffer: Any, packing: Packing, vectors: Sequence[Group]) -> Weights:
 
 def _pack(buffer: Any, copy: Weights, packing: Packing, group: Group) -> None:
     kernel, strides = packing.conv.kernel, copy.strides(group.step)
-    tasks = packing.conv.groups * group.repeat * kernel[0]
-    # Two at least, so that the copy is a function of its own: within one, TVM tells LLVM that what is
-    # read through a pointer into a buffer is not what was written to the buffer.
-    with T.parallel(max(tasks, 2)) as task, when(task < tasks):
+    with tasks(packing.conv.groups * group.repeat * kernel[0]) as task:
         row = T.bind(task % kernel[0])
         part = T.bind(task // kernel[0] // group.repeat)
         first = T.bind(group.start + task // kernel[0] % group.repeat * group.step)

@@ -1,21 +1,23 @@
-"""The integer contractions: bytes in, exact int32 sums out, by the loops of the floating-point ones."""
+"""The integer convolution and its input gradient: bytes in, exact int32 sums out, by the fp32 loops."""
 
 from tvm import tirx
 
+from e2compile.errors import CompileError
 from e2compile.lower.workload import Convolution
+from e2compile.ops import MOST_TERMS
 from e2compile.targets.llvm.arithmetic import Arithmetic, Bytes, Dots
 from e2compile.targets.llvm.emit import arguments, function, gate, samples
 from e2compile.targets.llvm.gather import gather
-from e2compile.targets.llvm.gather_plan import Memory, plan
+from e2compile.targets.llvm.gather_plan import Memory, Plan, plan
 from e2compile.targets.llvm.machine import Machine
 
 
-def integer_forward(
+def integer_convolution(
     conv: Convolution,
     machine: Machine,
     signed: bool = False,
     gated: bool = False,
-    name: str = "integer_forward",
+    name: str = "integer_convolution",
 ) -> tirx.PrimFunc:
     """(x, weight, [index, count], y): y = the convolution of x, int8 if `signed`, else uint8."""
     shapes = {"x": conv.x_shape, "weight": conv.weight_shape} | gate(conv, gated) | {"y": conv.y_shape}
@@ -23,7 +25,7 @@ def integer_forward(
     with function(name) as builder:
         given = arguments(shapes, dtypes)
         memory = Memory(given["x"], given["weight"], None, given["y"], samples(conv, given))
-        gather(plan(conv, False, machine, _arithmetic(conv, machine, signed)), memory)
+        gather(_plan(conv, machine, signed, False), memory)
     return builder.get()
 
 
@@ -35,9 +37,14 @@ def integer_input_gradient(
     with function(name) as builder:
         given = arguments(shapes, {"dy": "int8", "weight": "int8", "dx": "int32"})
         memory = Memory(given["dy"], given["weight"], None, given["dx"], samples(conv, given))
-        gather(plan(conv, True, machine, _arithmetic(conv, machine, True)), memory)
+        gather(_plan(conv, machine, True, True), memory)
     return builder.get()
 
 
-def _arithmetic(conv: Convolution, machine: Machine, signed: bool) -> Arithmetic:
-    return Bytes() if conv.is_depthwise else Dots(machine, signed)
+def _plan(conv: Convolution, machine: Machine, signed: bool, transposed: bool) -> Plan:
+    arithmetic: Arithmetic = Bytes() if conv.is_depthwise else Dots(machine, signed)
+    whole = plan(conv, transposed, machine, arithmetic)
+    terms = conv.kernel[0] * conv.kernel[1] * whole.sources
+    if terms > MOST_TERMS:
+        raise CompileError(f"an integer convolution that adds up {terms} products may overflow")
+    return whole

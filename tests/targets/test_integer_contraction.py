@@ -1,0 +1,140 @@
+"""Integer contraction kernels against torch in float64, bit for bit."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+
+from e2compile.errors import CompileError
+from e2compile.lower.workload import Convolution
+from e2compile.targets.llvm.integer_gather import integer_convolution, integer_input_gradient
+from e2compile.targets.llvm.integer_gradient import integer_weight_gradient
+from e2compile.targets.llvm.machine import Machine, host
+from tests.targets.test_contraction import GATED, NETWORKS, built, convolutions, gate, only, reference, run, same
+
+SENTINEL = 12345
+INT32 = torch.iinfo(torch.int32)
+PLAIN = replace(host(), dots=False)
+MACHINES = {"host": host(), "plain": PLAIN, "narrow": Machine(8, 16, 2)}
+
+
+def draw(shape: Sequence[int], signed: bool, generator: torch.Generator) -> torch.Tensor:
+    low, high, dtype = (-128, 128, torch.int8) if signed else (0, 256, torch.uint8)
+    return torch.randint(low, high, tuple(shape), generator=generator).to(dtype)
+
+
+def operands(conv: Convolution, signed: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((conv.x_shape, signed), (conv.weight_shape, True), (conv.y_shape, True))
+    x, weight, dy = (draw(*shape, generator) for shape in shapes)
+    return x, weight, dy
+
+
+def blank(shape: Sequence[int]) -> torch.Tensor:
+    return torch.full(tuple(shape), SENTINEL, dtype=torch.int32)
+
+
+def clamped(exact: torch.Tensor) -> torch.Tensor:
+    return exact.clamp(INT32.min, INT32.max).to(torch.int32)
+
+
+def check(conv: Convolution, machine: Machine, signed: bool) -> None:
+    x, weight, dy = operands(conv, signed)
+    y, dx, dweight = (clamped(exact) for exact in reference(conv, x, weight, dy))
+    kernel = built(integer_convolution, conv, machine, signed=signed)
+    assert torch.equal(run(kernel, blank(conv.y_shape), x, weight), y)
+    kernel = built(integer_weight_gradient, conv, machine, signed=signed)
+    assert torch.equal(run(kernel, blank(conv.weight_shape), x, dy), dweight)
+    if signed:
+        kernel = built(integer_input_gradient, conv, machine)
+        assert torch.equal(run(kernel, blank(conv.x_shape), dy, weight), dx)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_computes_what_torch_does(name: str) -> None:
+    check(NETWORKS[name], host(), signed=name.startswith("mobilenet"))
+
+
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+@pytest.mark.parametrize("machine", MACHINES)
+def test_computes_the_same_on_other_machines(machine: str, signed: bool) -> None:
+    check(same(5, 9, 7, 13), MACHINES[machine], signed)
+    check(same(3, 7, 10, 21, 2), MACHINES[machine], signed)
+    check(same(2, 7, 21, 21, 2, 21), MACHINES[machine], signed)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(conv=convolutions())
+def test_computes_what_torch_does_at_any_shape(conv: Convolution) -> None:
+    check(conv, host(), signed=False)
+    check(conv, PLAIN, signed=True)
+
+
+EXTREMES = {"unsigned": ((255, torch.uint8), -128), "signed": ((-128, torch.int8), -128), "mixed": ((-128, torch.int8), 127)}
+
+
+@pytest.mark.parametrize("machine", ["host", "plain"])
+@pytest.mark.parametrize("name", EXTREMES)
+def test_is_exact_at_the_ends_of_the_range(name: str, machine: str) -> None:
+    (value, dtype), other = EXTREMES[name]
+    conv = Convolution(6, 6, 6, 1024, 5, (3, 3), (1, 1), (1, 1))
+    x = torch.full(conv.x_shape, value, dtype=dtype)
+    weight, dy = (torch.full(shape, other, dtype=torch.int8) for shape in (conv.weight_shape, conv.y_shape))
+    y, _, dweight = (clamped(exact) for exact in reference(conv, x, weight, dy))
+    signed = name != "unsigned"
+    kernel = built(integer_convolution, conv, MACHINES[machine], signed=signed)
+    assert torch.equal(run(kernel, blank(conv.y_shape), x, weight), y)
+    kernel = built(integer_weight_gradient, conv, MACHINES[machine], signed=signed)
+    assert torch.equal(run(kernel, blank(conv.weight_shape), x, dy), dweight)
+
+
+LONG_SUMS = {
+    "many images": Convolution(128, 32, 32, 2, 3, (3, 3), (1, 1), (1, 1)),
+    "large image": Convolution(1, 600, 230, 2, 3, (3, 3), (1, 1), (1, 1)),
+    "many rows of pixels": Convolution(5, 9000, 3, 1, 2),
+}
+
+
+@pytest.mark.parametrize("machine", ["host", "plain"])
+@pytest.mark.parametrize("name", LONG_SUMS)
+def test_clamps_a_weight_gradient_beyond_int32(name: str, machine: str) -> None:
+    conv = LONG_SUMS[name]
+    x = torch.full(conv.x_shape, 255, dtype=torch.uint8)
+    dy = torch.full(conv.y_shape, -128, dtype=torch.int8)
+    dy[..., 1] = 127
+    x[..., 1:] = 3
+    _, _, exact = reference(conv, x, torch.zeros(conv.weight_shape), dy)
+    assert name == "many rows of pixels" or (exact.min() < INT32.min and exact.max() > INT32.max)
+    kernel = built(integer_weight_gradient, conv, MACHINES[machine], signed=False)
+    assert torch.equal(run(kernel, blank(conv.weight_shape), x, dy), clamped(exact))
+    half = (x >> 1).to(torch.int8)
+    _, _, exact = reference(conv, half, torch.zeros(conv.weight_shape), dy)
+    kernel = built(integer_weight_gradient, conv, MACHINES[machine], signed=True)
+    assert torch.equal(run(kernel, blank(conv.weight_shape), half, dy), clamped(exact))
+
+
+def test_refuses_sums_that_may_overflow() -> None:
+    with pytest.raises(CompileError, match="66564 products"):
+        integer_convolution(Convolution(1, 258, 258, 1, 1, (258, 258)), host())
+    with pytest.raises(CompileError, match="20000 positions"):
+        integer_weight_gradient(Convolution(1, 1, 20000, 1, 1), host())
+
+
+@pytest.mark.parametrize("live", [[], [4], [6, 1, 2], [0, 1, 2, 3, 4, 5, 6]], ids=len)
+@pytest.mark.parametrize("name", GATED)
+def test_touches_live_samples_only(name: str, live: list[int]) -> None:
+    conv, signed = GATED[name], name != "images"
+    x, weight, dy = operands(conv, signed)
+    y, dx, dweight = (clamped(e) for e in reference(conv, only(x, live, 0), weight, only(dy, live, 0)))
+    for machine in (host(), PLAIN):
+        kernel = built(integer_convolution, conv, machine, signed=signed, gated=True)
+        out = run(kernel, blank(conv.y_shape), x, weight, *gate(live, conv.batch))
+        assert torch.equal(out, only(y, live, SENTINEL))
+        kernel = built(integer_input_gradient, conv, machine, gated=True)
+        out = run(kernel, blank(conv.x_shape), dy, weight, *gate(live, conv.batch))
+        assert torch.equal(out, only(dx, live, SENTINEL))
+        kernel = built(integer_weight_gradient, conv, machine, signed=signed, gated=True)
+        out = run(kernel, blank(conv.weight_shape), x, dy, *gate(live, conv.batch))
+        assert torch.equal(out, dweight if live else blank(conv.weight_shape))
