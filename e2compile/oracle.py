@@ -36,7 +36,7 @@ class Decision:
 
     `flipped` is the share of elements that differ at all, `far` of those that rounding does not explain: codes
     that differ by more than one, flags whose two sides are not near each other. `is_product` marks sums of
-    integers, which may not differ.
+    integers, which may not differ. `unit` is the weight of one code: that of a low byte is 1/256.
     """
 
     what: str
@@ -45,6 +45,7 @@ class Decision:
     far: float
     elements: int
     is_product: bool
+    unit: float = 1.0
 
 
 class Oracle:
@@ -111,7 +112,8 @@ def _differences(node: fx.Node, args: Any, own: Tensor, stored: Stored) -> Decis
         apart, far = (t[stored.rows.expand(t.shape)] for t in (apart, far))
     elements = max(apart.numel(), 1)
     shares = int((apart > 0).sum()) / elements, int(far.sum()) / elements
-    return Decision(targets(node), where(node), *shares, elements, node.target in PRODUCTS)
+    unit = node.meta.get("unit", 1.0)
+    return Decision(targets(node), where(node), *shares, elements, node.target in PRODUCTS, unit)
 
 
 def _near(node: fx.Node, args: Any, like: Tensor) -> Tensor:

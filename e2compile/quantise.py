@@ -19,6 +19,8 @@ Scale = Literal["max", "power"]
 SMALLEST = 2.0**-100
 # The largest 16-bit code whose two balanced byte planes are both of eight bits: 127 * 256 + 127.
 LARGEST = 32639
+# What one code of a low plane is of one of its high plane: kept with the node, for whoever compares codes.
+LOW_UNIT = 1 / 256
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,9 @@ def gradient(write: Writer, g: fx.Node, maximum: fx.Node, scale: Scale, needs_lo
     """The 16-bit codes of an output gradient as byte planes."""
     step = step_of(write, maximum, 2**15, scale)
     codes = rounded(write, g, step, -LARGEST, LARGEST)
-    high, low = planes(write, codes)
-    low_plane = write.cast(low, torch.int8) if needs_low else None
-    return Planes(codes, write.cast(high, torch.int8), low_plane, step)
+    high, low = (write.cast(plane, torch.int8) for plane in planes(write, codes))
+    low.meta["unit"] = LOW_UNIT
+    return Planes(codes, high, low if needs_low else None, step)
 
 
 def planes(write: Writer, codes: fx.Node) -> tuple[fx.Node, fx.Node]:

@@ -9,7 +9,7 @@ from torch import fx
 
 from e2compile.graph import conditional
 from e2compile.ops import INTEGER_WEIGHT_GRADIENT
-from e2compile.quantise import Writer, planes, shortened
+from e2compile.quantise import LOW_UNIT, Writer, planes, shortened
 
 aten = torch.ops.aten
 
@@ -86,8 +86,11 @@ def short_planes(write: Writer, rounded: fx.Node, bits: int) -> tuple[fx.Node, .
     """16-bit codes (float32) rounded to `bits`, as one int8 plane, or two where they have more than eight."""
     limit = 2 ** (bits - 1) - 1
     short = write(aten.clamp.default, shortened(write, rounded, 16 - bits), -limit, limit)
-    parts = (short,) if bits <= 8 else planes(write, short)
-    return tuple(write.cast(part, torch.int8) for part in parts)
+    if bits <= 8:
+        return (write.cast(short, torch.int8),)
+    high, low = (write.cast(part, torch.int8) for part in planes(write, short))
+    low.meta["unit"] = LOW_UNIT
+    return high, low
 
 
 def signs(write: Writer, product: Products, factors: Factors, rule: Rule) -> Signs:

@@ -256,7 +256,7 @@ def _decided(decisions: Iterable[Decision]) -> Iterator[Row]:
         if d.is_product:
             yield Row("integer products", d.what, d.line, d.flipped, 0.0, float(d.elements))
         else:
-            bound = max(FLIPS, 1.5 / d.elements)
+            bound = max(FLIPS / d.unit, 1.5 / d.elements)
             yield Row("decisions", d.what, d.line, d.flipped, bound, float(d.elements))
             yield Row("decisions not explained by rounding", d.what, d.line, d.far, 0.0, float(d.elements))
 
