@@ -65,6 +65,7 @@ def compile_model(
     *,
     target: str = "cpu",
     passes: str | None = None,
+    preset: str = "default",
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = (),
     output: Output = None,
     seed: Seed = 0,
@@ -79,6 +80,7 @@ def compile_model(
         model: A Python file that defines `model` and `batch`, or FILE.py:FUNCTION that returns them.
         target: Where the program runs: see `e2compile targets`.
         passes: Names with commas between, or none; by default all. See `e2compile passes`.
+        preset: Settings of all passes: default, paper or official. See `e2compile passes`.
         settings: An option of a pass, like smd.p=0.5; may be given several times.
         output: The Program folder; by default out/ and the model file's name.
         seed: Of all random draws: dropped batches, dropout, the order of the data.
@@ -96,7 +98,7 @@ def compile_model(
     from e2compile.targets import find
     from e2compile.task import load_task
 
-    chosen, output = parse_passes(passes, settings), output or _default_output(model)
+    chosen, output = parse_passes(passes, settings, preset), output or _default_output(model)
     find(target)
     with phases.shown(model):
         task = load_task(model, init)
@@ -245,7 +247,9 @@ def export(
 def passes() -> None:
     """The passes with their options and defaults."""
     from e2compile.options import describe_passes
+    from e2compile.presets import PRESETS
     display.passes(describe_passes())
+    display.presets(PRESETS)
 
 
 @app.command

@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from rich.theme import Theme
 if TYPE_CHECKING:
     from e2compile.doctor import Finding
     from e2compile.options import Description
+    from e2compile.presets import Preset
     from e2compile.runtime.fit import Event, Results
     from e2compile.runtime.program import Evaluation, Program
     from e2compile.runtime.stages import SavedStage
@@ -236,6 +237,13 @@ def passes(found: "Iterable[Description]") -> None:
         say(f"     {item.rewrite}")
         for option in item.options:
             say(f"     --set {item.name}.{option.name}={option.default}  ({option.kind})")
+
+
+def presets(found: "Mapping[str, Preset]") -> None:
+    for name, preset in found.items():
+        say(f"--preset {name}  {preset.note}")
+        for setting in preset.settings:
+            say(f"     --set {setting}")
 
 
 def findings(found: "Iterable[Finding]") -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from e2compile.errors import UsageError
 from e2compile.passes import BY_NAME, DEFAULT
 from e2compile.pipeline import Pass
+from e2compile.presets import PRESETS
 
 _WORDS = {bool: "yes or no", int: "a whole number", float: "a number", str: "text"}
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -33,12 +34,21 @@ class Description:
     options: tuple[Option, ...]
 
 
-def parse_passes(names: str | None = None, settings: Sequence[str] = ()) -> tuple[Pass, ...]:
+def parse_passes(
+    names: str | None = None, settings: Sequence[str] = (), preset: str = "default"
+) -> tuple[Pass, ...]:
     """Passes in their default order: "smd,psg", "none", or None for all; settings are "smd.p=0.5".
+
+    A preset's settings of the chosen passes come first, `settings` go over them.
 
     Raises UsageError for an unknown pass or option, or a value of the wrong type.
     """
+    if preset not in PRESETS:
+        raise UsageError(f"no preset {preset!r}; there is {', '.join(PRESETS)}")
     values: dict[str, dict[str, Any]] = {name: {} for name in _chosen(names)}
+    for name, option, value in map(_setting, PRESETS[preset].settings):
+        if name in values:
+            values[name][option] = value
     for setting in settings:
         name, option, value = _setting(setting)
         if name not in values:

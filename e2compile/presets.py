@@ -1,0 +1,47 @@
+"""Presets: settings of all passes under one name, and what of it cannot be had here."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Preset:
+    """`settings` are those of --set; `note` says what the name stands for, and where it differs."""
+
+    settings: tuple[str, ...]
+    note: str
+
+
+PRESETS = {
+    "default": Preset(
+        (),
+        "What this project recommends, the defaults of each pass: see docs/study.md for what was measured.",
+    ),
+    "paper": Preset(
+        (
+            "smd.p=0.5",
+            "slu.target_skip=0.4",
+            "slu.floor=0",
+            "slu.evaluation=sample",
+            "slu.frozen=false",
+            "psg.preset=paper",
+        ),
+        "The setting of E2-Train (NeurIPS 2019) at 40 % skipping; 20 and 60 % by slu.target_skip. The paper's "
+        "learning rate with signs is 0.03. Batch norm in a block sees executed samples only, and a gate's gradient "
+        "comes from them: the paper's code computes both over all samples.",
+    ),
+    "official": Preset(
+        (
+            "smd.p=0.5",
+            "slu.target_skip=0",
+            "slu.controller=bang_bang",
+            "slu.beta=1e-5",
+            "slu.floor=0",
+            "slu.evaluation=sample",
+            "slu.frozen=false",
+            "psg.preset=paper",
+            "psg.predictor_gradient_bits=16",
+        ),
+        "The defaults of the authors' code, which reward executing every block. Its threshold of 5e-5 is absolute, "
+        "here 0.05 of the largest predicted gradient; its gradients have 32 bits in the full product, here 16.",
+    ),
+}
