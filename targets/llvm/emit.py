@@ -61,9 +61,9 @@ def tasks(number: Any) -> Iterator[Any]:
     written to the buffer.
     """
     is_several = isinstance(number, int) and number > 1
-    with T.parallel(number if is_several else tirx.max(number, 2)) as task:
-        with nullcontext() if is_several else when(task < number):
-            yield task
+    loop = T.parallel(number if is_several else tirx.max(number, 2))
+    with loop as task, nullcontext() if is_several else when(task < number):
+        yield task
 
 
 def pointer(buffer: Any, index: Any) -> Any:

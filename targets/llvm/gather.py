@@ -14,7 +14,15 @@ from e2compile.targets.llvm import weights
 from e2compile.targets.llvm.arithmetic import Dots, Floats
 from e2compile.targets.llvm.axis import Lattice, Tile
 from e2compile.targets.llvm.blocks import Group
-from e2compile.targets.llvm.emit import arguments, ceil_div, function, gate, least, samples, unless_empty
+from e2compile.targets.llvm.emit import (
+    arguments,
+    ceil_div,
+    function,
+    gate,
+    least,
+    samples,
+    unless_empty,
+)
 from e2compile.targets.llvm.gather_plan import Memory, Plan, plan
 from e2compile.targets.llvm.gather_tile import GatherTile, Site
 from e2compile.targets.llvm.machine import Machine
@@ -22,7 +30,7 @@ from e2compile.targets.llvm.offsets import Offsets, offsets
 from e2compile.targets.llvm.quads import copy_quads
 from e2compile.targets.llvm.weights import Packing, Weights, copy_floats
 
-# Weights beyond this, in lanes, leave the second-level cache between two rows: then a group of them stays instead.
+# Weights of more lanes leave the second-level cache between two rows: then a group of them stays instead.
 _RESIDENT_WEIGHTS = 1 << 16
 # With fewer uses of each weight than this, copying the weights costs more than it saves.
 _USES_WORTH_A_COPY = 64
@@ -101,11 +109,12 @@ def _weights(plan: Plan, weight: Any) -> Weights:
     conv = plan.conv
     uses = conv.batch * conv.out_height * conv.out_width
     several = plan.targets > plan.groups[0].step
-    is_copy_worth_it = plan.transposed or isinstance(plan.arithmetic, Dots) or (several and uses >= _USES_WORTH_A_COPY)
-    if plan.depthwise or not is_copy_worth_it:
+    arithmetic = plan.arithmetic
+    needed = plan.transposed or isinstance(arithmetic, Dots)
+    if plan.depthwise or not (needed or (several and uses >= _USES_WORTH_A_COPY)):
         return weights.plain(weight, conv)
-    copy = copy_quads(plan.arithmetic, plan.sources) if isinstance(plan.arithmetic, Dots) else copy_floats
-    packing = Packing(conv, plan.steps, plan.targets, plan.transposed, plan.arithmetic.dtype, copy)
+    copy = copy_quads(arithmetic, plan.sources) if isinstance(arithmetic, Dots) else copy_floats
+    packing = Packing(conv, plan.steps, plan.targets, plan.transposed, arithmetic.dtype, copy)
     return weights.packed(weight, packing, plan.groups)
 
 

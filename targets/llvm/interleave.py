@@ -52,7 +52,9 @@ def _mask(samples: Any) -> Any:
     return tirx.Select(samples >= BYTES, T.int32(-1), partial)
 
 
-def _interleave(lines: list[Any], to: Destination, length: int, mask: Any, offset: bool, machine: Machine) -> None:
+def _interleave(
+    lines: list[Any], to: Destination, length: int, mask: Any, offset: bool, machine: Machine
+) -> None:
     for group in groups(length, machine.lanes, 1):
         (width,) = group.widths
         with T.serial(group.repeat) as number:
