@@ -20,6 +20,7 @@ from e2compile.targets.llvm.emit import (
     function,
     gate,
     least,
+    opaque,
     samples,
     unless_empty,
 )
@@ -64,22 +65,30 @@ def input_gradient(
 
 @dataclass(frozen=True)
 class Job:
-    """A plan, the memory it works on, its weights in their order of use, and what corrects its sums."""
+    """A plan, the memory it works on, its weights in their order of use, and what corrects its sums.
+
+    `steps` is memory with the number of steps of a sum, if LLVM is not to know it.
+    """
 
     plan: Plan
     memory: Memory
     weights: Weights
     offsets: Offsets | None
+    steps: Any
 
     def tile(self, group: Group, run: tuple[Lattice, Tile, Any], site: Site) -> GatherTile:
-        return GatherTile(self.plan, self.memory, self.weights, self.offsets, group, *run, site)
+        steps = self.plan.steps if self.steps is None else self.steps[0]
+        return GatherTile(self.plan, self.memory, self.weights, self.offsets, steps, group, *run, site)
 
 
 def gather(plan: Plan, memory: Memory) -> None:
     """Everything that a gather does, in the function under construction."""
     with unless_empty(memory.live):
         matrix = _weights(plan, memory.weight)
-        job = Job(plan, memory, matrix, offsets(plan, matrix) if plan.arithmetic.is_offset else None)
+        corrections = offsets(plan, matrix) if plan.arithmetic.is_offset else None
+        # Sums of quads are short: LLVM would unroll them, keep all sources of a run in registers, and spill.
+        steps = opaque(plan.steps) if plan.arithmetic.depth > 1 and plan.steps > 1 else None
+        job = Job(plan, memory, matrix, corrections, steps)
         if prod(plan.conv.weight_shape) > _RESIDENT_WEIGHTS * plan.arithmetic.depth:
             _channels_outside(job)
         else:
