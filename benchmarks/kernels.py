@@ -2,7 +2,8 @@
 
     TVM_NUM_THREADS=2 python benchmarks/kernels.py [--json FILE] [--only TEXT] [--rounds N]
 
-Rounds of the two alternate, so that a disturbance from outside hits both; the figures are medians.
+Rounds of the two alternate, so that a disturbance from outside hits both; the figures are medians. The int8
+rows (uint8 x, int8 weights and gradients, int32 results) take torch's fp32 kernel, and ours, to compare with.
 """
 
 import argparse
@@ -19,10 +20,20 @@ import tvm
 
 from e2compile.lower.workload import Convolution
 from e2compile.targets.llvm.gather import forward, input_gradient
+from e2compile.targets.llvm.integer_gather import integer_convolution, integer_input_gradient
+from e2compile.targets.llvm.integer_gradient import integer_weight_gradient
 from e2compile.targets.llvm.machine import host, tvm_target
 from e2compile.targets.llvm.weight_gradient import weight_gradient
 
-_PASSES = {"fwd": forward, "dgrad": input_gradient, "wgrad": weight_gradient}
+_INTEGER = "int8 "
+_PASSES = {
+    "fwd": forward,
+    "dgrad": input_gradient,
+    "wgrad": weight_gradient,
+    "int8 fwd": integer_convolution,
+    "int8 dgrad": integer_input_gradient,
+    "int8 wgrad": integer_weight_gradient,
+}
 _ROUND_SECONDS = 0.03
 # Both runtimes' idle threads spin for a while, on the cores that the other one then needs.
 _PARK_SECONDS = 0.02
@@ -67,7 +78,10 @@ WORKLOADS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One kernel: times in milliseconds, rate in GFLOP/s, `ratio` how many times faster than torch."""
+    """One kernel: times in milliseconds, rate in GFLOP/s (Gop/s), `ratio` how many times faster than torch.
+
+    `fp32_ratio` says how many times faster it is than our fp32 kernel.
+    """
 
     workload: str
     kernel: str
@@ -76,6 +90,7 @@ class Row:
     torch_ms: float
     gflops: float
     ratio: float
+    fp32_ratio: float
 
 
 def _torch_call(conv: Convolution, kernel: str, x: torch.Tensor, w: torch.Tensor, dy: torch.Tensor):  # type: ignore[no-untyped-def]
@@ -93,12 +108,16 @@ def _torch_call(conv: Convolution, kernel: str, x: torch.Tensor, w: torch.Tensor
 
 
 def _tvm_call(conv: Convolution, kernel: str, x: torch.Tensor, w: torch.Tensor, dy: torch.Tensor):  # type: ignore[no-untyped-def]
+    is_integer = kernel.startswith(_INTEGER)
+    if is_integer:
+        x, w, dy = (50 * x).to(torch.uint8), (50 * w).to(torch.int8), (50 * dy).to(torch.int8)
     inputs, shape = {"fwd": ((x, w), conv.y_shape), "dgrad": ((dy, w), conv.x_shape),
-                     "wgrad": ((x, dy), conv.weight_shape)}[kernel]  # fmt: skip
+                     "wgrad": ((x, dy), conv.weight_shape)}[kernel.removeprefix(_INTEGER)]  # fmt: skip
+    out = torch.empty(shape, dtype=torch.int32 if is_integer else torch.float32)
     begun = time.perf_counter()
     built = tvm.compile(_PASSES[kernel](conv, host(), name="main"), tvm_target())["main"]
     seconds = time.perf_counter() - begun
-    arguments = [tvm.runtime.from_dlpack(tensor) for tensor in (*inputs, torch.empty(shape))]
+    arguments = [tvm.runtime.from_dlpack(tensor) for tensor in (*inputs, out)]
     return lambda: built(*arguments), seconds
 
 
@@ -114,12 +133,16 @@ def _seconds(call: Callable[[], object], repeat: int) -> float:
 def _measure(name: str, conv: Convolution, kernel: str, rounds: int) -> Row:
     x, w, dy = (torch.randn(shape) for shape in (conv.x_shape, conv.weight_shape, conv.y_shape))
     ours, compile_seconds = _tvm_call(conv, kernel, x, w, dy)
-    theirs = _torch_call(conv, kernel, x, w, dy)
-    repeat = max(1, int(_ROUND_SECONDS / min(_seconds(ours, 3), _seconds(theirs, 3))))
-    times = [(_seconds(ours, repeat), _seconds(theirs, repeat)) for _ in range(rounds)]
-    mine, reference = (median(column) for column in zip(*times, strict=True))
+    floating = kernel.removeprefix(_INTEGER)
+    theirs = _torch_call(conv, floating, x, w, dy)
+    fp32 = ours if floating == kernel else _tvm_call(conv, floating, x, w, dy)[0]
+    calls = (ours, theirs, fp32)
+    repeat = max(1, int(_ROUND_SECONDS / min(_seconds(call, 3) for call in calls)))
+    times = [[_seconds(call, repeat) for call in calls] for _ in range(rounds)]
+    mine, reference, base = (median(column) for column in zip(*times, strict=True))
     gflops = 2e-9 * conv.macs / mine
-    return Row(name, kernel, compile_seconds, 1e3 * mine, 1e3 * reference, gflops, reference / mine)
+    ratios = reference / mine, 1.0 if fp32 is ours else base / mine
+    return Row(name, kernel, compile_seconds, 1e3 * mine, 1e3 * reference, gflops, *ratios)
 
 
 def _keep_memory() -> None:
@@ -137,15 +160,15 @@ def main() -> None:
     options = parser.parse_args()
     _keep_memory()
     torch.set_num_threads(host().threads)
-    print(f"{'workload':32} {'kernel':6} compile s       ms  torch ms  GFLOP/s  ratio")
+    print(f"{'workload':32} {'kernel':10} compile s       ms  torch ms  GFLOP/s  ratio  to fp32")
     rows = []
     for name, conv in WORKLOADS.items():
         for kernel in _PASSES:
             if options.only in f"{name} {kernel}":
                 row = _measure(name, conv, kernel, options.rounds)
                 rows.append(row)
-                print(f"{name:32} {kernel:6} {row.compile_seconds:9.2f} {row.ms:8.3f} {row.torch_ms:9.3f} "
-                      f"{row.gflops:8.1f} {row.ratio:6.2f}", flush=True)  # fmt: skip
+                print(f"{name:32} {kernel:10} {row.compile_seconds:9.2f} {row.ms:8.3f} {row.torch_ms:9.3f} "
+                      f"{row.gflops:8.1f} {row.ratio:6.2f} {row.fp32_ratio:8.2f}", flush=True)  # fmt: skip
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 

@@ -13,7 +13,7 @@ from e2compile.lower.workload import Convolution, Pool
 class Kernels(Protocol):
     """Scheduled kernels. Arguments are inputs then outputs; activations are NHWC, weights HWIO.
 
-    A gated kernel takes two arguments more, after its other inputs: index int32 [samples] and count int32 [1].
+    A gated kernel takes two arguments more after its other inputs, index int32 [samples] and count int32 [1].
     It works on the samples index[0..count) alone, reads and writes no others, and does nothing at all where
     count is 0; a weight gradient sums over them.
 

@@ -1,6 +1,6 @@
 """How a register tile multiplies and adds: floats, or bytes four to a lane, or bytes one to a lane."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import tvm.tirx.script.builder as T
@@ -22,6 +22,9 @@ class Arithmetic(Protocol):
     @property
     def is_offset(self) -> bool:
         """Whether each source byte is read as 128 more than it is."""
+
+    def fitted(self, machine: Machine) -> Machine:
+        """The machine as the register tiles of these sums see it."""
 
     def channel(self, step: Any, sources: int) -> Any:
         """The first source channel of a step."""
@@ -46,6 +49,9 @@ class Floats:
     dtype: str = "float32"
     depth: int = 1
     is_offset: bool = False
+
+    def fitted(self, machine: Machine) -> Machine:
+        return machine
 
     def channel(self, step: Any, sources: int) -> Any:  # noqa: ARG002
         return step
@@ -75,6 +81,10 @@ class Dots:
     dtype: str = "int32"
     depth: int = BYTES
 
+    def fitted(self, machine: Machine) -> Machine:
+        """Without the instruction, a product takes registers of its own."""
+        return machine if machine.dots else replace(machine, registers=machine.registers // 2)
+
     def channel(self, step: Any, sources: int) -> Any:
         """The last step looks back over channels that were summed before, rather than beyond the last one."""
         first = step * BYTES
@@ -102,6 +112,9 @@ class Bytes:
     dtype: str = "int32"
     depth: int = 1
     is_offset: bool = False
+
+    def fitted(self, machine: Machine) -> Machine:
+        return machine
 
     def channel(self, step: Any, sources: int) -> Any:  # noqa: ARG002
         return step

@@ -53,6 +53,13 @@ def padded(size: int, dtype: str) -> Any:
     return buffer
 
 
+def opaque(number: int) -> Any:
+    """Memory with a number that LLVM does not know: it leaves loops of so many steps as they are."""
+    buffer = scratch(1, "int32")
+    store(buffer, 0, T.int32(number), 1)
+    return buffer
+
+
 @contextmanager
 def tasks(number: Any) -> Iterator[Any]:
     """A parallel loop that stays a function of its own even where it has a single task.
@@ -61,9 +68,9 @@ def tasks(number: Any) -> Iterator[Any]:
     written to the buffer.
     """
     is_several = isinstance(number, int) and number > 1
-    with T.parallel(number if is_several else tirx.max(number, 2)) as task:
-        with nullcontext() if is_several else when(task < number):
-            yield task
+    loop = T.parallel(number if is_several else tirx.max(number, 2))
+    with loop as task, nullcontext() if is_several else when(task < number):
+        yield task
 
 
 def pointer(buffer: Any, index: Any) -> Any:

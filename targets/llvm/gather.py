@@ -14,7 +14,16 @@ from e2compile.targets.llvm import weights
 from e2compile.targets.llvm.arithmetic import Dots, Floats
 from e2compile.targets.llvm.axis import Lattice, Tile
 from e2compile.targets.llvm.blocks import Group
-from e2compile.targets.llvm.emit import arguments, ceil_div, function, gate, least, samples, unless_empty
+from e2compile.targets.llvm.emit import (
+    arguments,
+    ceil_div,
+    function,
+    gate,
+    least,
+    opaque,
+    samples,
+    unless_empty,
+)
 from e2compile.targets.llvm.gather_plan import Memory, Plan, plan
 from e2compile.targets.llvm.gather_tile import GatherTile, Site
 from e2compile.targets.llvm.machine import Machine
@@ -22,7 +31,7 @@ from e2compile.targets.llvm.offsets import Offsets, offsets
 from e2compile.targets.llvm.quads import copy_quads
 from e2compile.targets.llvm.weights import Packing, Weights, copy_floats
 
-# Weights beyond this, in lanes, leave the second-level cache between two rows: then a group of them stays instead.
+# Weights of more lanes leave the second-level cache between two rows: then a group of them stays instead.
 _RESIDENT_WEIGHTS = 1 << 16
 # With fewer uses of each weight than this, copying the weights costs more than it saves.
 _USES_WORTH_A_COPY = 64
@@ -56,22 +65,30 @@ def input_gradient(
 
 @dataclass(frozen=True)
 class Job:
-    """A plan, the memory it works on, its weights in their order of use, and what corrects its sums."""
+    """A plan, the memory it works on, its weights in their order of use, and what corrects its sums.
+
+    `steps` is memory with the number of steps of a sum, if LLVM is not to know it.
+    """
 
     plan: Plan
     memory: Memory
     weights: Weights
     offsets: Offsets | None
+    steps: Any
 
     def tile(self, group: Group, run: tuple[Lattice, Tile, Any], site: Site) -> GatherTile:
-        return GatherTile(self.plan, self.memory, self.weights, self.offsets, group, *run, site)
+        steps = self.plan.steps if self.steps is None else self.steps[0]
+        return GatherTile(self.plan, self.memory, self.weights, self.offsets, steps, group, *run, site)
 
 
 def gather(plan: Plan, memory: Memory) -> None:
     """Everything that a gather does, in the function under construction."""
     with unless_empty(memory.live):
         matrix = _weights(plan, memory.weight)
-        job = Job(plan, memory, matrix, offsets(plan, matrix) if plan.arithmetic.is_offset else None)
+        corrections = offsets(plan, matrix) if plan.arithmetic.is_offset else None
+        # Sums of quads are short: LLVM would unroll them, keep all sources of a run in registers, and spill.
+        steps = opaque(plan.steps) if plan.arithmetic.depth > 1 and plan.steps > 1 else None
+        job = Job(plan, memory, matrix, corrections, steps)
         if prod(plan.conv.weight_shape) > _RESIDENT_WEIGHTS * plan.arithmetic.depth:
             _channels_outside(job)
         else:
@@ -101,11 +118,12 @@ def _weights(plan: Plan, weight: Any) -> Weights:
     conv = plan.conv
     uses = conv.batch * conv.out_height * conv.out_width
     several = plan.targets > plan.groups[0].step
-    is_copy_worth_it = plan.transposed or isinstance(plan.arithmetic, Dots) or (several and uses >= _USES_WORTH_A_COPY)
-    if plan.depthwise or not is_copy_worth_it:
+    arithmetic = plan.arithmetic
+    needed = plan.transposed or isinstance(arithmetic, Dots)
+    if plan.depthwise or not (needed or (several and uses >= _USES_WORTH_A_COPY)):
         return weights.plain(weight, conv)
-    copy = copy_quads(plan.arithmetic, plan.sources) if isinstance(plan.arithmetic, Dots) else copy_floats
-    packing = Packing(conv, plan.steps, plan.targets, plan.transposed, plan.arithmetic.dtype, copy)
+    copy = copy_quads(arithmetic, plan.sources) if isinstance(arithmetic, Dots) else copy_floats
+    packing = Packing(conv, plan.steps, plan.targets, plan.transposed, arithmetic.dtype, copy)
     return weights.packed(weight, packing, plan.groups)
 
 

@@ -89,6 +89,7 @@ def plan(conv: Convolution, transposed: bool, machine: Machine, arithmetic: Arit
     parts = 1 if conv.is_depthwise else conv.groups
     inner, outer = conv.in_channels // parts, conv.out_channels // parts
     sources, targets = (outer, inner) if transposed else (inner, outer)
+    machine = arithmetic.fitted(machine)
     return Plan(conv, *axes, parts, sources, targets, transposed, conv.is_depthwise, machine, arithmetic)
 
 

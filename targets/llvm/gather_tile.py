@@ -45,6 +45,7 @@ class GatherTile:
     memory: Memory
     weights: Weights
     offsets: Offsets | None
+    steps: Any
     group: Group
     lattice: Lattice
     tile: Tile
@@ -104,7 +105,7 @@ class GatherTile:
             lines = [pointer(self.memory.source, base) for base in bases]
             self._sum_own_channels(sums, pointer(self.weights.buffer, origin), lines)
             return
-        with T.serial(self.plan.steps) as step:
+        with T.serial(self.steps) as step:
             channel = T.bind(self.plan.arithmetic.channel(step, self.plan.sources))
             lines = [pointer(self.memory.source, base + channel) for base in bases]
             self._sum_channel(sums, pointer(self.weights.buffer, origin + step * strides.channel), lines)

@@ -147,6 +147,7 @@ def plan(
     columns = forward_axis(conv.width, conv.out_width, kw, sw, pw, dw)
     parts = 1 if conv.is_depthwise else conv.groups
     sources, targets = 1 if conv.is_depthwise else conv.in_channels // parts, conv.out_channels // parts
+    machine = arithmetic.fitted(machine)
     return GradientPlan(
         conv, rows, columns, parts, sources, targets, conv.is_depthwise, machine, arithmetic, most_positions
     )

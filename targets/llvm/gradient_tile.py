@@ -103,7 +103,8 @@ class SumTile:
             column = self.kernel_row * conv.kernel[1] + self.kind.taps.taps[tap].kernel
             line = (column * inner + self.channel + channel) * conv.out_channels
             index = self.piece.split * prod(conv.weight_shape) + line + self.out
-            for register, start, width in zip(sums, self.kind.group.starts, self.kind.group.widths, strict=True):
+            group = self.kind.group
+            for register, start, width in zip(sums, group.starts, group.widths, strict=True):
                 yield register, index + start, width
 
     def _begin(self) -> None:

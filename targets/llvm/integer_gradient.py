@@ -60,10 +60,10 @@ def integer_weight_gradient(
         given = arguments(shapes, dtypes)
         live = samples(conv, given)
         with unless_empty(live):
-            x = interleaved(given["x"], conv.x_shape, live, signed, machine)
-            dy = interleaved(given["dy"], conv.y_shape, live, False, machine)
-            images = Images(x, dy, Samples(T.bind(ceil_div(live.number, BYTES))))
             whole = _plan(conv, machine)
+            x = interleaved(given["x"], conv.x_shape, live, signed, whole)
+            dy = interleaved(given["dy"], conv.y_shape, live, False, whole)
+            images = Images(x, dy, Samples(T.bind(ceil_div(live.number, BYTES))))
             if signed:
                 _add_up(_sums(whole, images), _gradient_sums(conv, images, machine), given["dweight"])
             elif whole.splits > 1:

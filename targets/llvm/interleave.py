@@ -9,41 +9,38 @@ from tvm import tirx
 
 from e2compile.targets.llvm.blocks import groups
 from e2compile.targets.llvm.dot import BYTES, OFFSETS
-from e2compile.targets.llvm.emit import Samples, ceil_div, least, padded, pointer, splat, store, tasks, typed
-from e2compile.targets.llvm.machine import Machine
-
-# Bytes of each sample that one task copies.
-_CHUNK = 4096
-
-
-def interleaved(buffer: Any, shape: tuple[int, ...], live: Samples, offset: bool, machine: Machine) -> Any:
-    """The live samples of a buffer [samples, ...] of bytes, four by four; what is missing to four is zero.
-
-    With `offset`, signed bytes become unsigned ones that are 128 more.
-    """
-    size = prod(shape[1:])
-    result = padded(ceil_div(shape[0], BYTES) * size, "int32")
-    chunks = [(0, _CHUNK, size // _CHUNK), (size - size % _CHUNK, size % _CHUNK, 1)]
-    for origin, length, repeat in chunks:
-        if not (length and repeat):
-            continue
-        with tasks(ceil_div(live.number, BYTES) * repeat) as task:
-            group = T.bind(task // repeat)
-            first = T.bind(origin + task % repeat * length)
-            places = [live[least(group * BYTES + byte, live.number - 1)] for byte in range(BYTES)]
-            lines = [pointer(buffer, place * size + first) for place in places]
-            mask = T.bind(_mask(live.number - group * BYTES))
-            to = Destination(result, T.bind(group * size + first))
-            _interleave(lines, to, length, mask, offset, machine)
-    return result
+from e2compile.targets.llvm.emit import Samples, at, ceil_div, least, padded, pointer, splat, store, typed
+from e2compile.targets.llvm.gradient_plan import GradientPlan
+from e2compile.targets.llvm.weight_gradient import bounds, shared_out
 
 
 @dataclass(frozen=True)
-class Destination:
-    """A buffer from an element on."""
+class Rows:
+    """The bytes of four samples, the elements that they become, and the bytes of them that count."""
 
-    buffer: Any
-    first: Any
+    lines: list[Any]
+    to: Any
+    origin: Any
+    mask: Any
+
+
+def interleaved(buffer: Any, shape: tuple[int, ...], live: Samples, offset: bool, plan: GradientPlan) -> Any:
+    """The live samples of a buffer [samples, ...] of bytes, four by four; what is missing to four is zero.
+
+    With `offset`, signed bytes become unsigned ones that are 128 more. A thread copies what it will sum up:
+    it finds that in a cache of its own.
+    """
+    size = prod(shape[1:])
+    result = padded(ceil_div(shape[0], BYTES) * size, "int32")
+    with shared_out(plan) as (split, share):
+        number = ceil_div(ceil_div(live.number, BYTES) - split, plan.splits)
+        with T.serial(number) as turn:
+            group = T.bind(split + turn * plan.splits)
+            places = [live[least(group * BYTES + byte, live.number - 1)] for byte in range(BYTES)]
+            lines = [pointer(buffer, place * size) for place in places]
+            mask = T.bind(_mask(live.number - group * BYTES))
+            _interleave(Rows(lines, result, T.bind(group * size), mask), size, share, offset, plan)
+    return result
 
 
 def _mask(samples: Any) -> Any:
@@ -52,15 +49,15 @@ def _mask(samples: Any) -> Any:
     return tirx.Select(samples >= BYTES, T.int32(-1), partial)
 
 
-def _interleave(lines: list[Any], to: Destination, length: int, mask: Any, offset: bool, machine: Machine) -> None:
-    for group in groups(length, machine.lanes, 1):
+def _interleave(rows: Rows, size: int, share: Any, offset: bool, plan: GradientPlan) -> None:
+    for group in groups(size, plan.machine.lanes, 1):
         (width,) = group.widths
-        with T.serial(group.repeat) as number:
+        with T.serial(*bounds(plan, share, group.repeat)) as number:
             place = T.bind(group.start + number * width)
-            value = _quads([line[T.ramp(place, 1, width) if width > 1 else place] for line in lines], width)
+            value = _quads([line[at(place, width)] for line in rows.lines], width)
             if offset:
                 value = T.bitwise_xor(value, splat(T.int32(OFFSETS), width))
-            store(to.buffer, to.first + place, T.bitwise_and(value, splat(mask, width)), width)
+            store(rows.to, rows.origin + place, T.bitwise_and(value, splat(rows.mask, width)), width)
 
 
 def _quads(vectors: list[Any], width: int) -> Any:

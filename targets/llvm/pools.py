@@ -65,7 +65,7 @@ def _live(workload: Pool, gated: bool) -> Callable[[], Samples]:
 def _each(
     shape: tuple[int, ...], live: Samples, machine: Machine, body: Callable[[list[Any], int], None]
 ) -> None:
-    """Run a body for each block of channels of each live sample's pixel, given as [n, h, w, first channel]."""
+    """Run a body for each block of channels of the live samples' pixels, given as [n, h, w, channel]."""
     _, h, w, c = shape
     width = lanes(c, machine)
     width = width if c % width == 0 else 1

@@ -1,5 +1,7 @@
 """Weight gradient: tiles of the gradient sit in registers while images stream through the cache."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
@@ -53,17 +55,27 @@ def sum_up(plan: GradientPlan, images: Images, target: Any) -> None:
 
     Of splits that have no unit nothing is written.
     """
-    with T.parallel(plan.shares * plan.splits) as task:
-        split = T.bind(_bits_reversed(task % plan.splits, plan.splits.bit_length() - 1))
-        share = T.bind(task // plan.splits)
+    with shared_out(plan) as (split, share):
         number = T.bind(ceil_div(images.live.number * plan.bands - split, plan.splits))
         with T.serial(ceil_div(number, plan.together)) as index:
             first = T.bind(index * plan.together)
             piece = Piece(index, split, first, T.bind(least(number, first + plan.together)))
             for kind in plan.classes:
-                first, last = (kind.number * (share + i) // plan.shares for i in (0, 1))
-                with T.serial(first, last) as tile:
+                with T.serial(*bounds(plan, share, kind.number)) as tile:
                     SumTile(plan, images, target, piece, kind, tile).emit()
+
+
+@contextmanager
+def shared_out(plan: GradientPlan) -> Iterator[tuple[Any, Any]]:
+    """A parallel loop over the shares of every split."""
+    with T.parallel(plan.shares * plan.splits) as task:
+        split = T.bind(_bits_reversed(task % plan.splits, plan.splits.bit_length() - 1))
+        yield split, T.bind(task // plan.splits)
+
+
+def bounds(plan: GradientPlan, share: Any, number: int) -> tuple[Any, Any]:
+    """The part of so many things that a share has: from the first to before the last."""
+    return number * share // plan.shares, number * (share + 1) // plan.shares
 
 
 def _bits_reversed(value: Any, bits: int) -> Any:

@@ -60,7 +60,7 @@ class Matrix:
         return self.buffer[T.ramp(place, self.target_stride, width) if width > 1 else place]
 
 
-# Copies the weights of a step of the sum for a vector of target channels: (matrix, step, target, to, at, width).
+# Copies a step's weights for a vector of target channels: (matrix, step, target, to, place, width).
 Copy = Callable[[Matrix, Any, Any, Any, Any, int], None]
 
 
