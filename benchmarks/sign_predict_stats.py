@@ -1,6 +1,6 @@
 """How sure the sign predictor is on a ResNet-20, and how often it is wrong, layer by layer.
 
-    python benchmarks/sign_predict_stats.py --data DIR [--steps 40] [--batches 4] [--json FILE]
+    python benchmarks/sign_predict_stats.py --data DIR [--steps 40] [--batches 4] [--size 128] [--json FILE]
 
 PyTorch only: the rewritten graph trains for some steps as its preset says; then, from the state reached,
 signs are taken without any fallback and with one for every unsure element, on the same batches.
@@ -103,6 +103,12 @@ def study(graph: TrainingGraph, preset: Any, train: Sequence[Batch], held: Seque
     return {"settings": vars(PRESETS[preset]), "loss": [losses[0], losses[-1]], "layers": layers}
 
 
+def _command(options: argparse.Namespace) -> str:
+    """As it was called, but for the folder, which is this machine's own."""
+    sizes = f"--steps {options.steps} --batches {options.batches} --size {options.size}"
+    return f"python benchmarks/sign_predict_stats.py --data DIR {sizes}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True)
@@ -119,11 +125,11 @@ def main() -> None:
     plain = Runner(graph.step, start(graph))
     losses = [float(plain(batch)["loss loss"]) for batch in train]
     results: dict[str, Any] = {
-        # the folder is this machine's own
-        "machine": machine.describe() | {"command": "python benchmarks/sign_predict_stats.py --data DIR"},
+        "machine": machine.describe() | {"command": _command(options)},
         "network": "resnet20",
         "batch": options.size,
         "steps": options.steps,
+        "held_batches": options.batches,
         "rate": RATE,
         "float32": {"loss": [losses[0], losses[-1]]},
     }
