@@ -65,8 +65,8 @@ def test_a_resumed_run_ends_with_the_same_bits(program: Program, folder: Path, t
     parts.fit(steps=5)
     parts = e2compile.load(parts.folder)
     parts.fit(steps=8, resume=True)
-    expected = program.arrays()
-    assert {n: a.tobytes() for n, a in parts.arrays().items()} == {n: a.tobytes() for n, a in expected.items()}
+    found, expected = ({n: a.tobytes() for n, a in p.arrays().items()} for p in (parts, program))
+    assert found == expected
 
 
 def test_the_best_state_holds_the_gates_that_were_trained_with_it(program: Program) -> None:
