@@ -40,4 +40,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'e2compile' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"e2compile.{places[name]}"), name)
+    from e2compile.collector import paused
+
+    with paused():
+        return getattr(import_module(f"e2compile.{places[name]}"), name)

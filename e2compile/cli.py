@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
 from e2compile import __version__, display, load
+from e2compile.collector import paused
 from e2compile.errors import E2CompileError, MissingError, UsageError
 
 if TYPE_CHECKING:
@@ -90,13 +91,14 @@ def compile_model(
         cache: Take a program that was compiled before from the cache.
     """
     phases = display.Phases()
-    from e2compile.compiler import compile
-    from e2compile.options import parse_passes
-    from e2compile.pipeline import capture_task
-    from e2compile.runtime.fit import Options
-    from e2compile.runtime.summary import summarise
-    from e2compile.targets import find
-    from e2compile.task import load_task
+    with paused():
+        from e2compile.compiler import compile
+        from e2compile.options import parse_passes
+        from e2compile.pipeline import capture_task
+        from e2compile.runtime.fit import Options
+        from e2compile.runtime.summary import summarise
+        from e2compile.targets import find
+        from e2compile.task import load_task
 
     chosen, output = parse_passes(passes, settings, preset), output or _default_output(model)
     find(target)

@@ -103,7 +103,7 @@ def _state_slot(name: str, parameters: set[str]) -> Slot:
 
 def _joint(forward: ForwardGraph, task: Task) -> fx.GraphModule:
     counters = (torch.zeros((), dtype=torch.int64), torch.zeros((), dtype=torch.int64))
-    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+    with torch.enable_grad(), warnings.catch_warnings(), contextlib.ExitStack() as stack:
         warnings.simplefilter("ignore")
         joint = aot_export_joint_with_descriptors(
             stack, forward.module, (*task.batch, *counters), decompositions=decompositions()

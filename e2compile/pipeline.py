@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, fx, nn
 
+from e2compile.collector import paused
 from e2compile.differentiate import differentiate, evaluation_graph
 from e2compile.errors import CompileError
 from e2compile.forward import ForwardGraph, capture_forward
@@ -157,7 +158,8 @@ def capture(
 
 def capture_task(task: Task) -> TrainingGraph:
     """Capture a task in training and in evaluation mode."""
-    return TrainingGraph(task, capture_forward(task, True), capture_forward(task, False))
+    with paused():
+        return TrainingGraph(task, capture_forward(task, True), capture_forward(task, False))
 
 
 def _run(task: Task, forward: ForwardGraph, passes: Sequence[Pass]) -> Any:

@@ -46,7 +46,7 @@ class LayerGate:
     level: ClassVar[Level] = Level.FORWARD
 
     target_skip: float = 0.4
-    alpha: float = 1.0
+    alpha: float = 10.0
     granularity: Literal["sample", "batch"] = "sample"
     estimator: Literal["executed", "importance", "dense"] = "executed"
     floor: float = 0.05

@@ -43,6 +43,7 @@ FLOORS = {
     "e2compile.graph": 1,
     "e2compile.ops": 1,
     "e2compile.task": 1,
+    "e2compile.collector": 0,
     "e2compile.errors": 0,
 }
 

@@ -36,7 +36,7 @@ def import_tvm() -> ModuleType:
 
 
 def _load(tvm: ModuleType, path: Path) -> Any:
-    """A library under a name of its own: the loader keeps to a name's first file, though there is a new one."""
+    """A library under a name of its own: the loader keeps to the first file that it knew by a name."""
     with tempfile.TemporaryDirectory() as folder:
         return tvm.runtime.load_module(shutil.copy(path, folder))
 

@@ -138,10 +138,12 @@ class Oracle:
     skip: int = 1
     floor: float = 0.05
     target_skip: float = 0.4
-    alpha: float = 1.0
+    alpha: float = 10.0
     importance: bool = False
 
-    def step(self, batch: tuple[Tensor, Tensor], masks: Sequence[Tensor] | None, draws: Any = None) -> Outcome:
+    def step(
+        self, batch: tuple[Tensor, Tensor], masks: Sequence[Tensor] | None, draws: Any = None
+    ) -> Outcome:
         """Forward and backward; masks are given, or made from `draws(gate)` [samples]."""
         model, gates = copy.deepcopy(self.model).double().train(), Network(self.added)
         chances: list[Tensor] = []

@@ -209,11 +209,19 @@ class SeenJoint(Seen):
     level: ClassVar[Level] = Level.JOINT
 
 
-def test_forward_passes_run_first_and_the_rest_in_the_order_given() -> None:
+@dataclass(frozen=True)
+class Other(SeenJoint):
+    name: ClassVar[str] = "other"
+
+
+def test_forward_passes_run_first_and_the_guard_of_the_step_last() -> None:
     graph = plain().apply(BatchDrop(), SeenJoint(), Seen())
-    assert [s.name for s in graph.stages] == ["captured", "seen", "differentiated", "smd", "seen joint"]
-    graph = plain().apply(SeenJoint()).apply(BatchDrop())
-    assert [s.name for s in graph.stages] == ["captured", "differentiated", "seen joint", "smd"]
+    assert [s.name for s in graph.stages] == ["captured", "seen", "differentiated", "seen joint", "smd"]
+
+
+def test_passes_of_a_level_run_in_the_order_given() -> None:
+    graph = plain().apply(SeenJoint()).apply(Other(), SeenJoint())
+    assert [s.name for s in graph.stages][2:] == ["seen joint", "other", "seen joint"]
 
 
 def test_the_command_line_knows_every_pass_by_its_name() -> None:
