@@ -20,12 +20,12 @@ from e2compile.lower.layout import state_orders
 from e2compile.lower.module import Lowering, planned_bytes
 from e2compile.lower.taps import taps
 from e2compile.pipeline import TrainingGraph, forward_text
-from e2compile.recording import Recording
 from e2compile.runtime.manifest import Function, Manifest, Tensor
 from e2compile.runtime.program import LIBRARY, Program
 from e2compile.schedule import tabulate
 from e2compile.targets import Target, find
-from e2compile.verify import verify_program
+from e2compile.verification.recording import Recording
+from e2compile.verification.verify import verify_program
 
 Watch = Callable[[str, float], None]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 _ROUNDS = 10
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -197,7 +198,7 @@ def integer_input_gradient(
 ) -> Tensor:
     """The exact gradient of a convolution's input, `size` [N, C, H, W], int32, from grad [N, O, OH, OW] and
     weight [O, C / groups, KH, KW], both int8."""
-    dx = torch.nn.grad.conv2d_input(
+    dx: Tensor = conv2d_input(  # type: ignore[no-untyped-call]
         list(size), weight.double(), grad.double(), list(stride), list(padding), list(dilation), groups
     )
     return dx.to(torch.int32)
@@ -223,7 +224,7 @@ def integer_weight_gradient(
     x is [N, C, H, W], int8 or uint8, grad [N, O, OH, OW], int8. It is the exact sum over samples and
     positions, clamped to int32.
     """
-    dw = torch.nn.grad.conv2d_weight(
+    dw: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
         x.double(), list(size), grad.double(), list(stride), list(padding), list(dilation), groups
     )
     return dw.clamp(_INT32.min, _INT32.max).to(torch.int32)

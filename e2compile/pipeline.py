@@ -14,7 +14,7 @@ from e2compile.differentiate import differentiate, evaluation_graph
 from e2compile.errors import CompileError
 from e2compile.forward import ForwardGraph, capture_forward
 from e2compile.graph import StepGraph, body_lines, text, type_text, verify
-from e2compile.outline import has_guards, outline
+from e2compile.guards.outline import has_guards, outline
 from e2compile.task import Task, make_task
 
 

@@ -25,9 +25,9 @@ PRESETS = {
             "slu.frozen=false",
             "psg.preset=paper",
         ),
-        "The setting of E2-Train (NeurIPS 2019) at 40 % skipping; 20 and 60 % by slu.target_skip. The paper's "
-        "learning rate with signs is 0.03. Batch norm in a block sees executed samples only, and a gate's gradient "
-        "comes from them: the paper's code computes both over all samples.",
+        "The setting of E2-Train (NeurIPS 2019) at 40 % skipping; 20 and 60 % by slu.target_skip. The "
+        "paper's learning rate with signs is 0.03. Batch norm in a block sees executed samples only, and a "
+        "gate's gradient comes from them: the paper's code computes both over all samples.",
     ),
     "official": Preset(
         (
@@ -41,7 +41,8 @@ PRESETS = {
             "psg.preset=paper",
             "psg.predictor_gradient_bits=16",
         ),
-        "The defaults of the authors' code, which reward executing every block. Its threshold of 5e-5 is absolute, "
-        "here 0.05 of the largest predicted gradient; its gradients have 32 bits in the full product, here 16.",
+        "The defaults of the authors' code, which reward executing every block. Its threshold of 5e-5 is "
+        "absolute, here 0.05 of the largest predicted gradient; its gradients have 32 bits in the full "
+        "product, here 16.",
     ),
 }

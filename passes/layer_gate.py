@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import fx
 
-from e2compile.blocks import Block, find_blocks
 from e2compile.errors import CompileError, UsageError
 from e2compile.forward import ForwardGraph
-from e2compile.gates import PREFIX, Gates, initial
+from e2compile.gates.blocks import Block, find_blocks
+from e2compile.gates.masking import mask_norms
+from e2compile.gates.network import PREFIX, Gates, initial
 from e2compile.graph import Kind, Slot, insert, where
-from e2compile.masking import mask_norms
 from e2compile.ops import GUARD, UNIFORM
 from e2compile.pipeline import Change, Level
 

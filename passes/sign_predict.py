@@ -3,10 +3,10 @@
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal
 
-from e2compile.convolutions import sites
 from e2compile.errors import UsageError
 from e2compile.graph import Kind, StepGraph
-from e2compile.integers import IntegerStep, Settings
+from e2compile.integers.convolutions import sites
+from e2compile.integers.step import IntegerStep, Settings
 from e2compile.pipeline import Change, Level
 
 PRESETS = {

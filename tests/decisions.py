@@ -11,7 +11,7 @@ from e2compile.ops import GUARD
 
 
 class Decisions(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Gives each e2.guard its mask [samples] from `given`, by name; one without an entry decides for itself."""
+    """Gives each e2.guard its mask [samples] from `given`, by name; others decide for themselves."""
 
     supports_higher_order_operators = True
 

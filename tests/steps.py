@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from e2compile.differentiate import differentiate
 from e2compile.forward import capture_forward
 from e2compile.graph import Kind, StepGraph, in_float64, verify
-from e2compile.replay import CounterDraws
 from e2compile.task import Task, make_task
+from e2compile.verification.replay import CounterDraws
 
 Batch = tuple[Tensor, ...]
 Named = dict[str, Tensor]

@@ -184,7 +184,7 @@ def test_a_program_that_computes_something_else_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("ROUNDING_FACTOR", "FLOOR", "EPSILON32"):
-        monkeypatch.setattr(f"e2compile.verify.{name}", 0.0)
+        monkeypatch.setattr(f"e2compile.verification.verify.{name}", 0.0)
     model = written(tmp_path / "linear.py", LINEAR)
     assert run(model, "--no-cache", "-o", tmp_path / "out") == 5
     assert "allowed is 0" in capsys.readouterr().err

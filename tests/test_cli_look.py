@@ -113,7 +113,7 @@ def test_lists_passes_and_targets(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "smd  BatchDrop (SMD): a guard over the whole step." in shown
     assert "--set smd.p=0.5  (a number)" in shown
-    assert "slu  LayerGate (SLU): a learned gate decides for each sample whether a residual block runs." in shown
+    assert "slu  LayerGate (SLU): a learned gate decides for each sample" in shown
     assert "--set slu.granularity=sample  (one of sample, batch)" in shown
     assert run("targets") == 0
     shown = capsys.readouterr().out

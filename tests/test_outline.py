@@ -1,4 +1,4 @@
-"""Outlining: what a block's region is, and that the graph still computes what it did, whoever runs the block."""
+"""Outlining: what a block's region is, and that the graph computes what it did, whoever runs the block."""
 
 import math
 
@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from e2compile.graph import StepGraph, text
-from e2compile.outline import outline
+from e2compile.guards.outline import outline
+from e2compile.guards.regions import find_regions
 from e2compile.passes import BatchDrop
 from e2compile.pipeline import TrainingGraph, capture
-from e2compile.regions import find_regions
 from tests.guarded import MASKS, Masks, batch, guarded
 from tests.steps import graph_steps, images, sgd
 
@@ -52,7 +52,8 @@ def test_the_outlined_graph_is_the_dense_one_bit_for_bit(graph: TrainingGraph, m
     found = results(poisoned(graph), graph, MASKS[masks])
     expected = results(dense(graph), graph, MASKS[masks])
     old = {n: p.detach().double() for n, p in graph.task.model.named_parameters()}
-    idle = [f"{part}.{i}" for i, mask in enumerate(MASKS[masks]) if not any(mask) for part in ("first", "last")]
+    unused = [i for i, mask in enumerate(MASKS[masks]) if not any(mask)]
+    idle = [f"{part}.{i}" for i in unused for part in ("first", "last")]
     idle = [name for name in idle if f"parameter {name}.weight" in found]
     for name, value in expected.items():
         owner = name.split(" ")[1].removesuffix(".weight")

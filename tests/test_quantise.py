@@ -13,10 +13,10 @@ from torch import Tensor, fx, nn
 from torch._subclasses import FakeTensorMode
 
 from e2compile import quantise
+from e2compile.integers.quantise import Writer
+from e2compile.integers.ranges import is_non_negative
 from e2compile.ops import POWER_OF_TWO_ABOVE
 from e2compile.pipeline import capture
-from e2compile.quantise import Writer
-from e2compile.ranges import is_non_negative
 from tests import integers
 from tests.steps import images
 

@@ -170,7 +170,7 @@ class LoopBuilder:
         correction = 0.0
         if node.target is aten.var_mean.correction:
             correction = float(node.kwargs.get("correction", 1))  # type: ignore[arg-type]
-        if node.target is MOMENTS and not live_of(node):
+        if self.gate is not None and node.target is MOMENTS and not live_of(node):
             self.gate = replace(self.gate, always=True)
         kept = [d for d in range(len(self.shape)) if d not in dims]
         shape = tuple(self.shape[d] for d in kept)

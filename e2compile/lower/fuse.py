@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from e2compile.batch_axis import LOST, Axis, batch_axes
 from e2compile.graph import StepGraph
+from e2compile.guards.batch_axis import LOST, Axis, batch_axes
 from e2compile.lower.inline import Live, live_of
 from e2compile.lower.kinds import (
     ASSEMBLIES,

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from e2compile.batch_axis import batch_axes
-from e2compile.facts import Constant, Facts
 from e2compile.graph import StepGraph
+from e2compile.guards.batch_axis import batch_axes
+from e2compile.guards.facts import Constant, Facts
 from e2compile.ops import GUARD
 
 # The guards and predicates that all must hold for a call to run, outermost first. A guard [samples] lets
@@ -60,10 +60,11 @@ def _inline(module: fx.GraphModule, graph: fx.Graph, new: dict[fx.Node, Any], li
 def _taken(
     module: fx.GraphModule, call: fx.Node, graph: fx.Graph, new: dict[fx.Node, Any], live: Live
 ) -> list[fx.Node]:
-    condition, branch, _, operands = call.args
-    child: fx.GraphModule = getattr(module, str(branch.target))  # type: ignore[union-attr]
+    arguments: Any = call.args
+    condition, branch, _, operands = arguments
+    child: fx.GraphModule = getattr(module, str(branch.target))
     guard = call.meta.get("guard", condition)
-    for place, operand in zip(child.graph.find_nodes(op="placeholder"), operands, strict=True):  # type: ignore[arg-type]
+    for place, operand in zip(child.graph.find_nodes(op="placeholder"), operands, strict=True):
         new[place] = new[operand]
     _inline(child, graph, new, (*live, new[guard]))
     results: Any = child.graph.output_node().args[0]

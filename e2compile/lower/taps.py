@@ -43,7 +43,7 @@ class Tap:
 
 
 def taps(plan: Schedule) -> tuple[Tap, ...]:
-    """A tap for every flag, code, place of a maximum and integer product that a kernel of the function writes."""
+    """A tap for each flag, code, place of a maximum and integer product that a function's kernels write."""
     return tuple(
         _tap(plan, number, argument, node, kernel)
         for number, kernel in enumerate(plan.kernels)
@@ -56,7 +56,7 @@ def is_place(node: fx.Node) -> bool:
     """Whether a value says where the maxima of a pooling lie."""
     call = node.args[0] if node.target is operator.getitem else None
     is_pool = isinstance(call, fx.Node) and call.target is torch.ops.aten.max_pool2d_with_indices.default
-    return is_pool and node.args[1] == 1
+    return bool(is_pool and node.args[1] == 1)
 
 
 def origin(node: fx.Node) -> fx.Node:

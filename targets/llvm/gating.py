@@ -72,12 +72,12 @@ def live_samples(samples: int, source: str) -> PrimFunc:
         shape = (samples,) if source == "mask" else ()
         condition = T.arg("condition", T.buffer(shape, "bool"))
         outer = T.arg("outer", T.buffer((1,), "int32")) if source == "list" else None
-        index = T.arg("index", T.buffer((samples,), "int32")) if outer is None else None
+        index: Any = T.arg("index", T.buffer((samples,), "int32")) if outer is None else None
         count = T.arg("count", T.buffer((1,), "int32"))
         T.buffer_store(count, 0, [0])
         if source == "mask":
             _list(condition, index, count, samples)
-        elif source == "predicate":
+        elif outer is None:
             with T.serial(0, samples) as sample:
                 T.buffer_store(index, sample, [sample])
             with T.If(condition[()]), T.Then():

@@ -1,4 +1,4 @@
-"""Kernels over live samples: a compiled step runs a block for some samples, and reads nothing of the others."""
+"""Kernels over live samples: a compiled step runs a block for some, and reads nothing of the others."""
 
 import numpy as np
 import pytest

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from e2compile.blocks import find_blocks
 from e2compile.errors import CompileError, UsageError
+from e2compile.gates.blocks import find_blocks
 from e2compile.graph import Kind, text
 from e2compile.ops import UNIFORM, uniform
 from e2compile.passes import BatchDrop, LayerGate

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from e2compile.blocks import find_blocks
+from e2compile.gates.blocks import find_blocks
 from e2compile.passes import LayerGate
 from e2compile.pipeline import capture
 from tests import models

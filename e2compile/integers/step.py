@@ -8,13 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import fx
 
-from e2compile import quantise, signs
-from e2compile.convolutions import Site, result
 from e2compile.graph import Kind, Slot, StepGraph
+from e2compile.guards.regions import guard_of
+from e2compile.integers import quantise, signs
+from e2compile.integers.convolutions import Site, result
+from e2compile.integers.quantise import Codes, Planes, Writer
+from e2compile.integers.signs import Factors, Fallback, Products, Rule
 from e2compile.ops import INTEGER_CONVOLUTION, INTEGER_INPUT_GRADIENT, INTEGER_WEIGHT_GRADIENT
-from e2compile.quantise import Codes, Planes, Writer
-from e2compile.regions import guard_of
-from e2compile.signs import Factors, Fallback, Products, Rule
 
 aten = torch.ops.aten
 

@@ -8,8 +8,8 @@ import torch
 from torch import fx
 
 from e2compile.graph import insert
+from e2compile.integers.ranges import is_non_negative
 from e2compile.ops import POWER_OF_TWO_ABOVE
-from e2compile.ranges import is_non_negative
 
 aten = torch.ops.aten
 

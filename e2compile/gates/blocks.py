@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from e2compile.gates.samples import CONVOLUTIONS, argument, is_per_sample, uses_batch_statistics
 from e2compile.graph import targets, where
-from e2compile.samples import CONVOLUTIONS, argument, is_per_sample, uses_batch_statistics
 
 aten = torch.ops.aten
 

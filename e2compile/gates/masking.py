@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from e2compile.blocks import Block
+from e2compile.gates.blocks import Block
+from e2compile.gates.samples import argument
 from e2compile.graph import insert
 from e2compile.ops import BATCH_NORM
-from e2compile.samples import argument
 
 aten = torch.ops.aten
 

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from e2compile.graph import StepGraph, targets, where
 from e2compile.lower.scalar import COMPARISONS
 from e2compile.ops import PRODUCTS
-from e2compile.replay import Start, Values, arguments_of
+from e2compile.verification.replay import Start, Values, arguments_of
 
 _COND = torch.ops.higher_order.cond
 # Two sides of a comparison this near to each other, as a share of the largest magnitude, may change places.
@@ -24,7 +24,7 @@ _NEAR = 1e-5
 
 @dataclass(frozen=True)
 class Stored:
-    """What a program wrote for a call: `value`, of which only `rows` [shape, bool] count where they are given."""
+    """What a program wrote for a call: `value`, of which only `rows` (bool, broadcast) count if given."""
 
     value: Tensor
     rows: Tensor | None = None
@@ -34,9 +34,9 @@ class Stored:
 class Decision:
     """How the oracle's own value of a call differs from the program's.
 
-    `flipped` is the share of elements that differ at all, `far` of those that rounding does not explain: codes
-    that differ by more than one, flags whose two sides are not near each other. `is_product` marks sums of
-    integers, which may not differ. `unit` is the weight of one code: that of a low byte is 1/256.
+    `flipped` is the share of elements that differ at all, `far` of those that rounding does not explain:
+    codes that differ by more than one, flags whose two sides are not near each other. `is_product` marks
+    sums of integers, which may not differ. `unit` is the weight of one code: that of a low byte is 1/256.
     """
 
     what: str
@@ -61,7 +61,7 @@ class Oracle:
         layout: torch.memory_format = torch.contiguous_format,
         number: int | None = None,
     ) -> Values:
-        """The results in floats of `dtype`; `number` moves the weights by a few roundings, see Start.nudged."""
+        """The results in floats of `dtype`; `number` moves the weights a little, see Start.nudged."""
         arguments = arguments_of(self.step, self.start.nudged(number), dtype, layout)
         self.record = []
         with torch.no_grad():

@@ -19,10 +19,13 @@ from torch import Tensor, nn
 from e2compile.errors import VerificationError
 from e2compile.forward import classes, correct
 from e2compile.graph import Kind, StepGraph, entry_points, text
-from e2compile.oracle import Decision, Oracle
 from e2compile.pipeline import TrainingGraph
-from e2compile.recording import Recording
-from e2compile.replay import (
+from e2compile.runtime.program import Program
+from e2compile.runtime.state import name_of
+from e2compile.task import Task
+from e2compile.verification.oracle import Decision, Oracle
+from e2compile.verification.recording import Recording
+from e2compile.verification.replay import (
     CounterDraws,
     Start,
     Values,
@@ -30,9 +33,6 @@ from e2compile.replay import (
     graph_step,
     nudge,
 )
-from e2compile.runtime.program import Program
-from e2compile.runtime.state import name_of
-from e2compile.task import Task
 
 # Two eager runs of one float32 step differ by about this factor between memory formats alone.
 ROUNDING_FACTOR = 4.0
@@ -176,7 +176,9 @@ def compare_exactly(check: str, values: Values, reference: Values, old: Values) 
             yield Row(check, key[0].value, key[1], _distance(values[key], expected), bound, _norm(expected))
 
 
-def verify_program(graph: TrainingGraph, program: Program, recordings: Mapping[str, Recording]) -> dict[str, Any]:
+def verify_program(
+    graph: TrainingGraph, program: Program, recordings: Mapping[str, Recording]
+) -> dict[str, Any]:
     """Run every check and return what `verify.json` holds; the program's state is spent.
 
     `recordings` tap the program's functions.

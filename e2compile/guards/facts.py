@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from e2compile.batch_axis import Axis
 from e2compile.graph import type_text
+from e2compile.guards.batch_axis import Axis
 from e2compile.lower.kinds import POOLS, REDUCTIONS
 from e2compile.lower.scalar import ARITHMETIC, COMPARISONS
 from e2compile.lower.views import VIEWS
@@ -104,9 +104,10 @@ class Facts:
         return self.axes[node] is None and any(self.axes.get(n) is not None for n in node.all_input_nodes)
 
     def _of_call(self, node: fx.Node) -> Fact:
-        target, args = node.target, node.args
+        target: Any = node.target
+        args: Any = node.args
         if target is operator.getitem:
-            facts = self.of[args[0]]  # type: ignore[index]
+            facts = self.of[args[0]]
             return facts[args[1]] if isinstance(facts, tuple) else None
         if target in VIEWS:
             return self._constant(args[0])

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from e2compile.batch_axis import LOST, Axis, batch_axes
-from e2compile.facts import Fact, Facts
 from e2compile.graph import StepGraph, where
+from e2compile.guards.batch_axis import LOST, Axis, batch_axes
+from e2compile.guards.facts import Fact, Facts
+from e2compile.integers.ranges import is_non_negative
 from e2compile.ops import GUARD, INTEGER_WEIGHT_GRADIENT, MOMENTS
-from e2compile.ranges import is_non_negative
 
 aten = torch.ops.aten
 
@@ -65,13 +65,13 @@ def find_regions(step: StepGraph) -> Found:
     """The region of each guard, no call in two of them: the first takes it."""
     axes = batch_axes(step)
     plain = Facts(step.graph, axes)
-    before = _live(step, plain, step.results)
+    before = _live(plain, step.results)
     taken: set[fx.Node] = set()
     regions, notes = [], []
     for guard in step.graph.find_nodes(op="call_function", target=GUARD):
         whole = Facts(step.graph, axes, guard)
         rows = Facts(step.graph, axes, guard, by_row=True)
-        alive = _live(step, whole, [*step.results, *guard.all_input_nodes])
+        alive = _live(whole, [*step.results, *guard.all_input_nodes])
         dead = before - alive - taken - _of_alone(guard)
         region = _region(guard, dead, whole, rows, axes)
         why = _why_not(region, rows, axes)
@@ -88,7 +88,7 @@ def guard_of(step: StepGraph) -> dict[fx.Node, fx.Node]:
     return {node: region.guard for region in find_regions(step).regions for node in region.nodes}
 
 
-def _live(step: StepGraph, facts: Facts, needed: Iterable[fx.Node]) -> set[fx.Node]:
+def _live(facts: Facts, needed: Iterable[fx.Node]) -> set[fx.Node]:
     """The calls that some values need, each value replaced by what it is the same as."""
     seen: set[fx.Node] = set()
     stack = [facts.of[n] for n in needed]

@@ -8,8 +8,8 @@ import torch
 from torch import fx
 
 from e2compile.graph import conditional
+from e2compile.integers.quantise import LOW_UNIT, Writer, planes, shortened
 from e2compile.ops import INTEGER_WEIGHT_GRADIENT
-from e2compile.quantise import LOW_UNIT, Writer, planes, shortened
 
 aten = torch.ops.aten
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from e2compile.facts import Constant, Facts
 from e2compile.graph import Kind, StepGraph, insert
+from e2compile.guards.facts import Constant, Facts
+from e2compile.guards.regions import Region, find_regions, levels
 from e2compile.ops import GUARD
-from e2compile.regions import Region, find_regions, levels
 
 aten = torch.ops.aten
 

@@ -11,8 +11,8 @@ from torch import Tensor, fx
 
 from e2compile.errors import VerificationError
 from e2compile.lower.taps import Tap
-from e2compile.oracle import Stored, rows_of
 from e2compile.runtime.program import Program
+from e2compile.verification.oracle import Stored, rows_of
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Integers: convolutions as products of codes, and weight gradients as their signs."""
