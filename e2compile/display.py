@@ -183,12 +183,24 @@ def trained(results: "Results", program: "Program", run: str) -> None:
     rows = [
         ("scheduled steps", f"{results.steps_scheduled:,}"),
         ("executed steps", f"{results.steps_executed:,} ({share:.1%})"),
+        *_shares("gated blocks", results.executed, "of their samples executed"),
+        *_shares("signs", results.predicted, "of weights sure"),
+        *_shares("fallback", results.fallback, "of full products ran"),
         ("test accuracy", accuracy),
         ("test loss", f"{results.test_loss:.4f}"),
         ("seconds", f"{results.seconds:.1f} ({results.images_per_second:,.0f} images/s)"),
         ("run", str(program.folder / "runs" / run)),
     ]
     table(rows)
+
+
+def _shares(name: str, shares: "Mapping[str, float]", of_what: str) -> list[tuple[str, str]]:
+    """A line for the mean of several shares and their range; none without any."""
+    if not shares:
+        return []
+    values = list(shares.values())
+    mean = sum(values) / len(values)
+    return [(name, f"{mean:.1%} {of_what} ({len(values)}: {min(values):.1%} to {max(values):.1%})")]
 
 
 def interrupted(folder: Path, run: str, last: "Event | None", arguments: Sequence[str] | None) -> None:

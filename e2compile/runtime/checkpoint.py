@@ -19,7 +19,10 @@ GENERATIONS = 2
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. `steps_per_epoch` and `data` say on what; losses are kept beside the state."""
+    """Where a run stands. `steps_per_epoch` and `data` say on what; losses are kept beside the state.
+
+    `counters` are sums over the executed steps.
+    """
 
     fingerprint: str
     seed: int
@@ -30,6 +33,7 @@ class Progress:
     steps_per_epoch: int
     best_accuracy: float | None
     history: tuple[dict[str, Any], ...]
+    counters: dict[str, float]
 
 
 def save(folder: Path, progress: Progress, arrays: dict[str, NDArray[Any]]) -> None:

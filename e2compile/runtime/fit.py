@@ -65,7 +65,12 @@ class Event:
 
 @dataclass
 class Results:
-    """What a run gave; `results.json` and `--json` hold these fields."""
+    """What a run gave; `results.json` and `--json` hold these fields.
+
+    Means over the executed steps: `executed` is the share of samples that each gated block ran for,
+    `predicted` the share of each convolution's weights whose sign was sure, `fallback` the share of steps in
+    which the rest of its product ran, `errors` that of predicted signs that were wrong, where measured.
+    """
 
     steps_scheduled: int
     steps_executed: int
@@ -77,6 +82,8 @@ class Results:
     images_per_second: float
     executed: dict[str, float] = field(default_factory=dict)
     predicted: dict[str, float] = field(default_factory=dict)
+    fallback: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -132,6 +139,7 @@ class Run:
             steps_per_epoch=self.loader.steps_per_epoch,
             best_accuracy=None,
             history=(),
+            counters={},
         )
         self.total = self._total()
 
@@ -186,6 +194,7 @@ class Run:
             assert loaded == position
             result = self.program.execute(batch)
             self.losses.append(result.loss or 0.0)
+            self._count(result)
         else:
             result = self.program.drop()
         seconds = time.perf_counter() - self.began
@@ -198,6 +207,18 @@ class Run:
             self._save()
         accuracy = self.progress.history[-1]["accuracy"] if self.progress.history else None
         return Event(done, self.total, executed, result, accuracy, seconds)
+
+    def _count(self, result: StepResult) -> None:
+        """Add a step's counters to the run's."""
+        sums = self.progress.counters
+        added = {name: sums.get(name, 0.0) + float(value) for name, value in result.counters.items()}
+        self.progress = replace(self.progress, counters=sums | added)
+
+    def _mean(self, suffix: str, per_step: int = 1) -> dict[str, float]:
+        """The mean over executed steps of each counter of one kind, by what it belongs to."""
+        steps = max(self.progress.executed, 1) * per_step
+        sums = self.progress.counters.items()
+        return {name.removesuffix(suffix): total / steps for name, total in sums if name.endswith(suffix)}
 
     def _epoch(self) -> None:
         """Evaluate on the held-out part and keep the best state."""
@@ -232,6 +253,10 @@ class Run:
             validation_accuracy=self.progress.best_accuracy,
             seconds=self.progress.seconds,
             images_per_second=images / max(self.progress.seconds, 1e-9),
+            executed=self._mean(".executed", self.program.batch_size),
+            predicted=self._mean(".sure"),
+            fallback=self._mean(".fallback"),
+            errors=self._mean(".errors"),
             history=list(self.progress.history),
         )
         (self.folder / "results.json").write_text(json.dumps(vars(results), indent=1) + "\n")

@@ -3,8 +3,16 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from e2compile.ops import GUARD, MOMENTS, UNIFORM
+from e2compile.ops import (
+    GUARD,
+    INTEGER_CONVOLUTION,
+    INTEGER_INPUT_GRADIENT,
+    INTEGER_WEIGHT_GRADIENT,
+    MOMENTS,
+    UNIFORM,
+)
 from tests.lower.sampling import SPECIAL, Sample, booleans, call, doubles, floats, integers, reduced
 
 aten = torch.ops.aten
@@ -32,6 +40,15 @@ MASKED = [
     ((40, 3, 8, 8), torch.ones(40).bool()),
     ((5, 3, 2, 2), torch.arange(5) == 3),
 ]
+
+
+def codes(*shape: int, signed: bool = True) -> Tensor:
+    values = integers(*shape, low=-128 if signed else 0, high=128 if signed else 256)
+    return values.to(torch.int8 if signed else torch.uint8)
+
+
+PLAIN = ([1, 1], [1, 1], [1, 1], 1)
+STRIDED = ([2, 2], [0, 1], [1, 2], 2)
 
 SAMPLES: dict[Any, list[Sample]] = {
     # Views.
@@ -141,6 +158,19 @@ SAMPLES: dict[Any, list[Sample]] = {
         call(doubles(4, 3, 5, 5), torch.tensor([True, False, False, True])),
     ],
     GUARD: [call(booleans(7), "a", True), call(booleans(1), "a", False)],
+    # Integer contractions are exact; tests/targets/test_integer_contraction.py tries many more shapes.
+    INTEGER_CONVOLUTION: [
+        call(codes(3, 5, 9, 8, signed=False), codes(7, 5, 3, 3), *PLAIN),
+        call(codes(3, 4, 9, 8), codes(6, 2, 3, 3), *STRIDED),
+    ],
+    INTEGER_INPUT_GRADIENT: [
+        call(codes(3, 7, 9, 8), codes(7, 5, 3, 3), [3, 5, 9, 8], *PLAIN),
+        call(codes(3, 6, 4, 3), codes(6, 2, 3, 3), [3, 4, 9, 8], *STRIDED),
+    ],
+    INTEGER_WEIGHT_GRADIENT: [
+        call(codes(3, 5, 9, 8, signed=False), codes(3, 7, 9, 8), [7, 5, 3, 3], *PLAIN),
+        call(codes(3, 4, 9, 8), codes(3, 6, 4, 3), [6, 2, 3, 3], *STRIDED),
+    ],
     # Contractions: sums of up to 500 products, which rounds at 1e-6 of sums of their magnitudes.
     aten.convolution.default: [
         call(

@@ -9,7 +9,8 @@ from e2compile.differentiate import differentiate, evaluation_graph
 from e2compile.errors import CompileError
 from e2compile.forward import capture_forward
 from e2compile.graph import StepGraph
-from e2compile.lower import Lowering, check
+from e2compile.lower.kinds import check
+from e2compile.lower.module import Lowering
 from e2compile.targets.llvm import CPU
 from e2compile.task import Task, make_task
 from tests.lower.compiling import called, traced
