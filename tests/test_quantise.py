@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch._subclasses import FakeTensorMode
 
-from e2compile import quantise
+from e2compile.integers import quantise
 from e2compile.integers.quantise import Writer
 from e2compile.integers.ranges import is_non_negative
 from e2compile.ops import POWER_OF_TWO_ABOVE
