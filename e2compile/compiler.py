@@ -19,7 +19,7 @@ from e2compile.graph import Slot, StepGraph, entry_points
 from e2compile.lower.layout import state_orders
 from e2compile.lower.module import Lowering, planned_bytes
 from e2compile.lower.taps import taps
-from e2compile.pipeline import TrainingGraph, forward_text
+from e2compile.pipeline import TrainingGraph, forward_text, settings_text
 from e2compile.runtime.manifest import Function, Manifest, Tensor
 from e2compile.runtime.program import LIBRARY, Program
 from e2compile.schedule import tabulate
@@ -151,7 +151,7 @@ def _manifest(graph: TrainingGraph, target: Target, fingerprint: str, seed: int,
         target=target.name,
         seed=seed,
         functions=functions,
-        passes=tuple(repr(item) for item in graph.passes),
+        passes=tuple(map(settings_text, graph.passes)),
         data=task.data if isinstance(task.data, str) else None,
         epochs=task.epochs,
         schedule_unit=task.schedule_unit,

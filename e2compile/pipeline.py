@@ -1,5 +1,6 @@
 """The pass runner: forward passes, differentiation, joint passes; every stage verified and kept."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -47,6 +48,13 @@ class Pass(Protocol):
     level: ClassVar[Level]
 
     def __call__(self, graph: Any, /) -> Change: ...
+
+
+def settings_text(item: Pass) -> str:
+    """A pass with those of its options that are not the default: `smd`, `slu(target_skip=0.2)`."""
+    options = dataclasses.fields(item)  # type: ignore[arg-type]
+    given = [f"{f.name}={getattr(item, f.name)}" for f in options if getattr(item, f.name) != f.default]
+    return f"{item.name}({', '.join(given)})" if given else item.name
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ def outline(step: StepGraph) -> Outlined:
     found = find_regions(step)
     if not found.regions:
         return Outlined(step, 0, found.notes)
-    graph = _Outliner(step, found.regions, found.axes).run()
-    return Outlined(graph, len(list(graph.module.named_children())) // 2, found.notes)
+    outliner = _Outliner(step, found.regions, found.axes)
+    return Outlined(outliner.run(), len(set(outliner.part.values())), found.notes)
 
 
 def _frozen(step: StepGraph) -> StepGraph:

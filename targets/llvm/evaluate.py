@@ -73,9 +73,15 @@ class Segment:
 class Body:
     """Evaluates a loop's instructions at a point given as one expression for each axis."""
 
-    def __init__(self, loop: Loop, views: Sequence[Any], segment: Segment | None = None) -> None:
-        self.loop, self.views, self.axes = loop, views, axes(loop)
-        self.segment = segment
+    def __init__(
+        self,
+        loop: Loop,
+        views: Sequence[Any],
+        segment: Segment | None = None,
+        along: list[Axis] | None = None,
+    ) -> None:
+        self.loop, self.views, self.segment = loop, views, segment
+        self.axes = axes(loop) if along is None else along
 
     def segments(self) -> list[Segment]:
         """The innermost axis cut where windows begin and end: each part of it is inside or outside."""
@@ -127,6 +133,12 @@ class Body:
                 value = self._compute(instruction, point, values)
                 values.append(T.bind(value) if instruction.dtype.startswith("float") else value)
         return values
+
+    def flag(self, index: int, point: Sequence[Any]) -> Expr:
+        """The value at a point of an instruction that loads without others' values."""
+        load = self.loop.instructions[index]
+        assert isinstance(load, Load)
+        return self._load(load, point, [])
 
     def _load(self, load: Load, point: Sequence[Any], values: list[Expr]) -> Expr:
         view = self.views[load.buffer]

@@ -13,6 +13,7 @@ from e2compile.lower.loop import Buffer, Loop
 from e2compile.targets.llvm.evaluate import Body, axes
 from e2compile.targets.llvm.gating import Rows, gate_arguments, rows, where_live
 from e2compile.targets.llvm.machine import Machine
+from e2compile.targets.llvm.unswitch import decided, row_flag
 
 # Below this many elements, waking the other threads costs more than they save.
 PARALLEL_ELEMENTS = 16384
@@ -68,12 +69,26 @@ def elementwise(loop: Loop, machine: Machine) -> PrimFunc:
             with (T.parallel if is_parallel else T.serial)(0, math.prod(extents)) as row:
                 positions = zip(outer, unflatten(row, extents), strict=True)
                 point = [live.place(axis, position) for axis, position in positions]
-                for body in bodies:
-                    _row(body, point, machine, False)
+                _unswitched(whole, bodies, point, machine)
         else:
             for body in bodies:
                 _row(body, [0 for _ in outer], machine, is_parallel)
     return result[0]
+
+
+def _unswitched(whole: Body, bodies: Sequence[Body], point: list[Any], machine: Machine) -> None:
+    """A row; where a flag of it decides what is read, one loop for each value of the flag."""
+    flag = row_flag(whole.loop, whole.axes[-1].dims)
+    if flag is None:
+        for body in bodies:
+            _row(body, point, machine, False)
+        return
+    with T.If(whole.flag(flag, [*point, 0])):
+        for value, branch in ((True, T.Then), (False, T.Else)):
+            loop = decided(whole.loop, flag, value)
+            with branch():
+                for body in bodies:
+                    _row(Body(loop, whole.views, body.segment, whole.axes), point, machine, False)
 
 
 def _row(body: Body, point: list[Any], machine: Machine, is_parallel: bool) -> None:
