@@ -25,7 +25,8 @@ aten = torch.ops.aten
 Axis = int | None
 LOST = -1
 
-_WHOLE = (INTEGER_WEIGHT_GRADIENT, MOMENTS, aten.any.default)
+# A conditional's results are sums over the batch: see regions, which makes sure of it.
+_WHOLE = (INTEGER_WEIGHT_GRADIENT, MOMENTS, aten.any.default, torch.ops.higher_order.cond)
 _LIKE_FIRST = (aten.convolution.default, INTEGER_CONVOLUTION, INTEGER_INPUT_GRADIENT, *POOLS)
 
 
