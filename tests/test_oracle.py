@@ -1,0 +1,95 @@
+"""The oracle takes a program's decisions, and tells which of them rounding does not explain."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, fx
+
+from e2compile.graph import StepGraph
+from e2compile.ops import INTEGER_CONVOLUTION
+from e2compile.passes import SignPredict
+from e2compile.pipeline import capture
+from e2compile.verification.oracle import Decision, Oracle, Stored
+from e2compile.verification.replay import Start, Values, arguments_of
+from e2compile.verification.verify import _decided
+from tests.guarded import MASKS, batch, guarded
+from tests.models import small_resnet
+from tests.steps import images, state_of, task_of
+
+aten = torch.ops.aten
+
+
+def integers() -> tuple[StepGraph, Start]:
+    task = task_of(small_resnet(4), images((4, 1, 8, 8)))
+    step = capture(task.model, task.batch, optimizer=task.optimizer).apply(SignPredict()).step
+    return step, start(step, task, task.batch)
+
+
+def start(step: StepGraph, task: object, data: tuple[Tensor, ...]) -> Start:
+    named = state_of(task, step)  # type: ignore[arg-type]
+    state: Values = {(s.kind, s.target): named[str(s)] for s in step.inputs if s.kind.is_state}
+    return Start(state, data, 0, 0, [0.1])
+
+
+def own(step: StepGraph, begin: Start, target: object, number: int) -> tuple[fx.Node, Tensor]:
+    """The `number`-th call of an operator, and its value in a run that nobody disturbs."""
+    node = step.graph.find_nodes(op="call_function", target=target)[number]
+    seen: list[Tensor] = []
+
+    class Watch(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> object:
+            value = super().run_node(n)
+            if n is node:
+                seen.append(value)
+            return value
+
+    with torch.no_grad():
+        Watch(step.module).run(*arguments_of(step, begin, torch.float32))
+    return node, seen[0]
+
+
+def rows(decisions: list[Decision]) -> list[str]:
+    return [row.check for row in _decided(decisions) if not row.passed]
+
+
+@pytest.mark.parametrize(
+    ("change", "failed"),
+    [
+        (lambda v: v, []),
+        (lambda v: v + (torch.arange(v.numel()).reshape(v.shape) == 0), ["integer products"]),
+    ],
+)
+def test_a_product_must_be_the_same(change: Callable[[Tensor], Tensor], failed: list[str]) -> None:
+    step, begin = integers()
+    node, value = own(step, begin, INTEGER_CONVOLUTION, 1)
+    oracle = Oracle(step, begin, {node: Stored(change(value))})
+    oracle(torch.float32)
+    assert rows(oracle.record) == failed
+
+
+@pytest.mark.parametrize(("by", "count", "failed"), [(1, 1, 0), (2, 1, 1), (1, 40, 1)])
+def test_a_code_may_be_off_by_one_here_and_there(by: int, count: int, failed: int) -> None:
+    step, begin = integers()
+    is_code = [n for n in step.graph.nodes if n.kwargs.get("dtype") is torch.uint8]
+    place = step.graph.find_nodes(op="call_function", target=aten._to_copy.default).index(is_code[0])
+    node, value = own(step, begin, aten._to_copy.default, place)
+    moved = value.flatten().clone()
+    moved[:count] = torch.where(moved[:count] > 100, moved[:count] - by, moved[:count] + by)
+    oracle = Oracle(step, begin, {node: Stored(moved.reshape(value.shape))})
+    oracle(torch.float32)
+    assert len(rows(oracle.record)) == failed
+
+
+def test_a_flag_may_flip_only_where_its_sides_are_near_each_other() -> None:
+    graph = guarded()
+    step = graph.step
+    begin = start(step, graph.task, batch(MASKS["odd"]))
+    node, mask = own(step, begin, aten.gt.Scalar, 0)
+    flipped = mask.clone()
+    flipped[0] = ~flipped[0]
+    oracle = Oracle(step, begin, {node: Stored(flipped)})
+    result = oracle(torch.float64)
+    assert rows(oracle.record) == ["decisions not explained by rounding"]
+    plain = Oracle(step, begin, {})(torch.float64)
+    assert any(not torch.equal(result[key], plain[key]) for key in plain)
