@@ -14,7 +14,7 @@ class Preset:
 PRESETS = {
     "default": Preset(
         (),
-        "What this project recommends, the defaults of each pass: see docs/study.md for what was measured.",
+        "The defaults of each pass; docs/study.md says what was measured of them so far.",
     ),
     "paper": Preset(
         (
