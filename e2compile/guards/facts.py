@@ -72,10 +72,6 @@ class Facts:
         for node in graph.nodes:
             self.of[node] = self._derive(node)
 
-    def resolved(self, node: fx.Node) -> Fact:
-        """The constant or the node that a node is the same as."""
-        return self.of[node]
-
     def zero(self, node: fx.Node) -> bool:
         fact = self.of[node]
         return isinstance(fact, Constant) and fact.value == 0
