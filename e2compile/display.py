@@ -95,6 +95,7 @@ def compiled(program: "Program", summary: "Summary", command: str) -> None:
         ("state", _size(summary.state)),
         ("planned memory", f"{_size(summary.planned)} beside the state"),
         ("verification", _verification(summary)),
+        *(("not gated", note) for note in summary.dense),
         ("program", str(program.folder)),
         ("next", command),
     ]

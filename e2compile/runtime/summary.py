@@ -30,7 +30,8 @@ class Summary:
     """Sizes in bytes: `state` lives as long as the program, `planned` is the largest function's temporaries.
 
     `operators` counts those of the whole step before joint passes, `calls` each function's kernel calls.
-    `passed` is None for a program that was not verified.
+    `passed` is None for a program that was not verified. `dense` says which guarded blocks run for all
+    samples, and why.
     """
 
     operators: int
@@ -40,6 +41,7 @@ class Summary:
     planned: int
     passed: bool | None
     worst: Check | None
+    dense: tuple[str, ...] = ()
 
 
 def summarise(program: Program) -> Summary:
@@ -50,7 +52,9 @@ def summarise(program: Program) -> Summary:
     planned = max(report["planned_bytes"].values())
     worst = _worst(verified["worst"])
     operators = find_stage(read_stages(program.folder), "differentiated").calls
-    return Summary(operators, report["calls"], report["kernels"], state, planned, verified["passed"], worst)
+    dense = tuple(note for s in report["stages"] if s["name"] == "outlined" for note in s["notes"])
+    calls, kernels = report["calls"], report["kernels"]
+    return Summary(operators, calls, kernels, state, planned, verified["passed"], worst, dense)
 
 
 def _load(path: Path) -> dict[str, Any]:
