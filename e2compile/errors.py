@@ -34,4 +34,10 @@ class VerificationError(Exception):
     exit_code = 5
 
 
-E2CompileError = (UsageError, CompileError, MissingError, VerificationError)
+class DeviceError(Exception):
+    """A board or a simulator has failed, or cannot be reached. Exit code 6."""
+
+    exit_code = 6
+
+
+E2CompileError = (UsageError, CompileError, MissingError, VerificationError, DeviceError)

@@ -1,0 +1,47 @@
+"""A stream: the instructions of one run, its micro-ops, and the buffers whose addresses it leaves open."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from e2compile.targets.vta import isa
+from e2compile.targets.vta.config import Config
+from e2compile.targets.vta.isa import Instruction, Memory, Uop, Words
+
+# The buffers of a stream; `uop` holds its micro-ops.
+INP, WGT, OUT, UOP = "inp", "wgt", "out", "uop"
+_MEMORY = {INP: Memory.INP, WGT: Memory.WGT, OUT: Memory.OUT, UOP: Memory.UOP}
+
+
+@dataclass(frozen=True)
+class Stream:
+    """`instructions` ends in FINISH. The DRAM address of each transfer counts elements from the start of the
+    buffer of its memory's name; `blocks` is each buffer's size in elements."""
+
+    instructions: tuple[Instruction, ...]
+    uops: tuple[Uop, ...]
+    blocks: Mapping[str, int]
+
+    def placed(self, config: Config, addresses: Mapping[str, int]) -> Words:
+        """The instructions as words, with each buffer at its byte address, a multiple of its element."""
+        words = isa.encode(self.instructions, config)
+        bases = {_MEMORY[name]: address // element_bytes(name, config) for name, address in addresses.items()}
+        for i, instruction in enumerate(self.instructions):
+            if isinstance(instruction, isa.Transfer) and not instruction.is_idle:
+                isa.moved(words, i, bases[instruction.memory])
+        return words
+
+    def bytes(self, name: str, config: Config) -> int:
+        """The size of a buffer."""
+        return self.blocks[name] * element_bytes(name, config)
+
+
+def element_bytes(name: str, config: Config) -> int:
+    sizes = {
+        INP: config.inp_bytes,
+        WGT: config.wgt_bytes,
+        OUT: config.out_bytes,
+        UOP: np.dtype("<u4").itemsize,
+    }
+    return sizes[name]
