@@ -8,6 +8,7 @@ from tvm.tirx import PrimFunc
 
 from e2compile.lower.loop import Loop
 from e2compile.lower.workload import Convolution, Pool
+from e2compile.pipeline import TrainingGraph
 
 
 class Kernels(Protocol):
@@ -51,5 +52,11 @@ class Target(Protocol):
     def missing(self) -> str | None:
         """What this machine lacks to build for the target; None if nothing."""
 
+    def prepare(self, graph: TrainingGraph) -> TrainingGraph:
+        """The graph with what the target needs done to it and no pass has done yet."""
+
     def build(self, module: IRModule, path: Path) -> None:
-        """Compile `module` to a library at `path`. Raises MissingError where a tool is missing."""
+        """Compile `module` to a library at `path`, what it needs to run beside it.
+
+        Raises MissingError where a tool is missing.
+        """

@@ -51,8 +51,8 @@ class Library:
         if not path.is_file():
             raise UsageError(f"{path} is missing: compile the program again")
         try:
-            module = _load(tvm, path)
-            self.machine = relax.VirtualMachine(module, tvm.cpu())
+            self.module = _load(tvm, path)
+            self.machine = relax.VirtualMachine(self.module, tvm.cpu())
         except Exception as error:
             raise MissingError(
                 f"{path} cannot be loaded on this machine: {str(error).splitlines()[-1]}"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2compile.errors import UsageError
+from e2compile.runtime import devices
 from e2compile.runtime import manifest as manifests
 from e2compile.runtime import state as states
 from e2compile.runtime.engine import Library
@@ -42,14 +43,17 @@ class Evaluation:
 class Program:
     """A Program folder in memory. `position` counts scheduled steps; state changes in place.
 
-    A Program's library is native code: load only what you would run.
+    A Program's library is native code: load only what you would run. `device` names what runs the part that
+    is not the CPU's, for targets that have one.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str | None = None) -> None:
         self.folder = folder
         self.manifest = manifests.read(folder)
-        manifests.check(self.manifest, folder, [LIBRARY, states.INITIAL, states.RATES])
+        needed = [LIBRARY, states.INITIAL, states.RATES, *devices.files(self.manifest.target)]
+        manifests.check(self.manifest, folder, needed)
         self.library = Library(folder / LIBRARY)
+        self.driver = devices.attach(self.manifest.target, folder, self.library.module, device)
         self.rates = states.read(folder / states.RATES)["rates"]
         self.steps_per_epoch = 1
         self.position = 0

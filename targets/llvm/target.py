@@ -11,6 +11,7 @@ from tvm.tirx import PrimFunc
 from e2compile.errors import MissingError
 from e2compile.lower.loop import Loop
 from e2compile.lower.workload import Convolution, Pool
+from e2compile.pipeline import TrainingGraph
 from e2compile.targets.llvm import gather, gating, integer_gather, integer_gradient, pools, weight_gradient
 from e2compile.targets.llvm.loops import elementwise
 from e2compile.targets.llvm.machine import Machine, host, tvm_target
@@ -69,6 +70,9 @@ class LlvmTarget:
         if any(shutil.which(tool) for tool in ("cc", "gcc", "clang")):
             return None
         return "a C compiler to link with (cc, gcc or clang): apt-get install gcc"
+
+    def prepare(self, graph: TrainingGraph) -> TrainingGraph:
+        return graph
 
     def build(self, module: IRModule, path: Path) -> None:
         """Compile and link `module` to a shared library. Raises MissingError without a linker."""

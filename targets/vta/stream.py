@@ -25,12 +25,7 @@ class Stream:
 
     def placed(self, config: Config, addresses: Mapping[str, int]) -> Words:
         """The instructions as words, with each buffer at its byte address, a multiple of its element."""
-        words = isa.encode(self.instructions, config)
-        bases = {_MEMORY[name]: address // element_bytes(name, config) for name, address in addresses.items()}
-        for i, instruction in enumerate(self.instructions):
-            if isinstance(instruction, isa.Transfer) and not instruction.is_idle:
-                isa.moved(words, i, bases[instruction.memory])
-        return words
+        return isa.placed(isa.encode(self.instructions, config), bases(config, addresses))
 
     def bytes(self, name: str, config: Config) -> int:
         """The size of a buffer."""
@@ -45,3 +40,8 @@ def element_bytes(name: str, config: Config) -> int:
         UOP: np.dtype("<u4").itemsize,
     }
     return sizes[name]
+
+
+def bases(config: Config, addresses: Mapping[str, int]) -> dict[Memory, int]:
+    """Byte addresses of buffers as their memories count them, in elements."""
+    return {_MEMORY[name]: address // element_bytes(name, config) for name, address in addresses.items()}

@@ -1,0 +1,49 @@
+"""The FPGA as a target: integer products on the array, everything else on its host's CPU."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tvm import IRModule
+
+from e2compile.passes import Quantise
+from e2compile.pipeline import TrainingGraph
+from e2compile.targets.llvm.target import CPU, LlvmTarget
+from e2compile.targets.vta import table
+from e2compile.targets.vta.attach import INTERPRETER
+from e2compile.targets.vta.config import Config, named
+from e2compile.targets.vta.interpreter import interpreter
+from e2compile.targets.vta.kernels import VtaKernels
+from e2compile.targets.vta.partition import partition
+
+
+@dataclass(frozen=True)
+class VtaTarget:
+    """A VTA of one configuration, with a host. Its library holds a simulator of the array, too."""
+
+    config: Config = field(default_factory=lambda: named("pynq"))
+    host: LlvmTarget = CPU
+    name: str = "fpga"
+
+    @property
+    def kernels(self) -> VtaKernels:
+        return VtaKernels(self.host.machine)
+
+    def missing(self) -> str | None:
+        return self.host.missing()
+
+    def prepare(self, graph: TrainingGraph) -> TrainingGraph:
+        """What no pass before has put into integers is quantised."""
+        if any(isinstance(item, Quantise) for item in graph.passes):
+            return graph
+        return graph.apply(Quantise())
+
+    def build(self, module: IRModule, path: Path) -> None:
+        """Compile `module` to a library, and streams beside it. Raises MissingError without a linker."""
+        offloaded, found = partition(module, self.config)
+        simulator = interpreter(self.config).with_attr("global_symbol", INTERPRETER)
+        offloaded.update(IRModule({INTERPRETER: simulator}))
+        self.host.build(offloaded, path)
+        table.write(found, path.parent.parent)
+
+
+FPGA = VtaTarget()
