@@ -80,7 +80,7 @@ def _tokens(order: Order) -> Found:
         else:
             yield i, f"is never fetched: {QUEUE} instructions wait for another stage"
     for link, pushes in order.pushes.items():
-        pops, name = order.pops[link], f"from {link[0].name} to {link[1].name}"
+        pops, name = order.pops[link], f"from {Stage(link[0]).name} to {Stage(link[1]).name}"
         if len(pushes) > len(pops):
             yield pushes[len(pops)], f"its token {name} is never popped"
         for i, first in zip([] if order.stuck else pushes[TOKENS:], pops, strict=False):

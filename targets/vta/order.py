@@ -11,7 +11,7 @@ from e2compile.targets.vta.isa import Instruction, Stage
 
 QUEUE = 512  # instructions that may wait for a stage: both designs' depth
 
-Link = tuple[Stage, Stage]  # tokens go from the first to the second
+Link = tuple[int, int]  # stages; a token goes from the first to the second
 LINKS: tuple[Link, ...] = (
     (Stage.LOAD, Stage.COMPUTE),
     (Stage.COMPUTE, Stage.LOAD),
@@ -20,19 +20,26 @@ LINKS: tuple[Link, ...] = (
 )
 
 
-def links(instruction: Instruction) -> tuple[list[Link], list[Link]]:
-    """The token queues that an instruction pops from and pushes to; a token from beyond the last stage
-    does not exist, and is left out."""
-    stage, tokens = instruction.stage, instruction.tokens
-    pops = [(-1, tokens.pop_prev), (1, tokens.pop_next)]
-    pushes = [(-1, tokens.push_prev), (1, tokens.push_next)]
-    return (
-        [(Stage(stage + side), stage) for side, used in pops if used and stage + side in _STAGES],
-        [(stage, Stage(stage + side)) for side, used in pushes if used and stage + side in _STAGES],
+# The links from the stage before each stage, from the one after it, to the one before, to the one after.
+_NEIGHBOURS: dict[Stage, tuple[Link | None, ...]] = {
+    stage: tuple(
+        link if link in LINKS else None
+        for link in ((stage - 1, stage), (stage + 1, stage), (stage, stage - 1), (stage, stage + 1))
     )
+    for stage in Stage
+}
 
 
-_STAGES = tuple(Stage)
+def links(instruction: Instruction) -> tuple[list[Link], list[Link]]:
+    """The links that an instruction pops a token from and pushes one to. A stage at an end has no stage
+    beyond it, and no link."""
+    tokens = instruction.tokens
+    before, after, to_before, to_after = _NEIGHBOURS[instruction.stage]
+    pops = [link for link, used in ((before, tokens.pop_prev), (after, tokens.pop_next)) if used and link]
+    pushes = [
+        link for link, used in ((to_before, tokens.push_prev), (to_after, tokens.push_next)) if used and link
+    ]
+    return pops, pushes
 
 
 class Order:
