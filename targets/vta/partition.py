@@ -71,7 +71,7 @@ class _Streams:
                     isa.encode(stream.instructions, self.config), isa.encode_uops(stream.uops, self.config)
                 )
             )
-            self.cycles.append(timing(stream, self.config).cycles)
+            self.cycles.append(timing(stream.instructions, self.config).total)
         number = self.numbers[work]
         return number, self.cycles[number]
 
@@ -80,7 +80,7 @@ class _Streams:
 def compiled(work: Work, config: Config) -> Stream:
     """The checked stream of a work."""
     stream = (correlate if isinstance(work, Correlation) else accumulate).stream(work, config)  # type: ignore[arg-type]
-    check(stream.instructions, stream.uops, config)
+    check(stream.instructions, stream.uops, config, stream.blocks)
     return stream
 
 
@@ -90,9 +90,10 @@ def _operator(name: str, kernel: PrimFunc, plan: Plan, streams: _Streams) -> Ope
     works = [part.work for part in plan.parts] if isinstance(plan, Gather) else [plan.work]
     for work in works:
         stream, cycles = streams(work)
-        runs.append(Run(stream, wgt, out, cycles))
-        wgt += prod(work.wgt_shape) * config.wgt_bytes
-        out += prod(work.out_shape) * config.out_bytes
+        wgt_bytes = prod(work.wgt_shape) * config.wgt_bytes
+        out_bytes = prod(work.out_shape) * config.out_bytes
+        runs.append(Run(stream, wgt, wgt_bytes, out, out_bytes, cycles))
+        wgt, out = wgt + wgt_bytes, out + out_bytes
     group = plan.images if isinstance(plan, Gather) else config.block
     return Operator(
         name=name,

@@ -21,14 +21,16 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a stream for a group: where its weights and sums start in the operator's buffers, in bytes.
+    """One run of a stream for a group: where its weights and sums lie in the operator's buffers, in bytes.
 
     `cycles` are those that the cycle model counts.
     """
 
     stream: int
     wgt: int
+    wgt_bytes: int
     out: int
+    out_bytes: int
     cycles: int
 
 
