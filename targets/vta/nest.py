@@ -149,7 +149,7 @@ def _offsets(points: Points, axes: list[Axis]) -> Points:
 
 
 def _halves(nest: Nest, inner: list[Axis]) -> Iterator[Nest]:
-    """Two nests that do the work of one, with less for micro-ops to enumerate: of the reduction, if possible."""
+    """Two nests that do the work of one: with less of the reduction for micro-ops to enumerate, if any."""
     points = Axis(len(nest.points), dst=len({point[0] for point in nest.points}) - 1)
     axes = [axis for axis in nest.axes if axis in inner] or nest.axes
     axis = max((points, *axes), key=lambda a: (a.reduces and a.extent > 1, a.extent))
