@@ -77,9 +77,9 @@ class _Heads:
                 self.pushes[:, stage] |= own & tokens["push_next"]
 
     @property
-    def balance(self) -> NDArray[np.int64]:
+    def balance(self) -> list[int]:
         """The tokens that each link holds in the end."""
-        return self.pushes.sum(0, np.int64) - self.pops.sum(0, np.int64)
+        return [int(pushes - pops) for pushes, pops in zip(self.pushes.sum(0), self.pops.sum(0), strict=True)]
 
     @property
     def may_run_in_place(self) -> bool:

@@ -1,0 +1,129 @@
+"""Streams of correlations: convolutions, their input gradients and matrix products."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from math import prod
+
+from e2compile.targets.vta import correlate_tile, cost, pipeline
+from e2compile.targets.vta.config import Config
+from e2compile.targets.vta.correlate_tile import Block, Range, Tile, cut, window
+from e2compile.targets.vta.emit import Box, Emitter, Scratchpad, Slot
+from e2compile.targets.vta.isa import Memory
+from e2compile.targets.vta.nest import DISTANCE, Axis, Nest, padded
+from e2compile.targets.vta.pipeline import Epilogue, Piece
+from e2compile.targets.vta.stream import INP, OUT, WGT, Stream
+from e2compile.targets.vta.work import Correlation
+
+# Shapes of tiles of which streams are made and timed, for the fastest.
+_TRIED = 4
+
+
+@lru_cache(maxsize=256)
+def stream(work: Correlation, config: Config, tile: Tile | None = None, epilogue: Epilogue = ()) -> Stream:
+    """A stream that runs the work, with the fastest of some tiles if none is given."""
+    if tile is not None:
+        return _emitted(work, config, tile, epilogue)
+    shapes = correlate_tile.promising(work, config, _TRIED)
+    tiles = (tile for shape in shapes for tile in correlate_tile.in_pieces(work, config, shape))
+    return min((_emitted(work, config, tile, epilogue) for tile in tiles), key=cost.total)
+
+
+def _emitted(work: Correlation, config: Config, tile: Tile, epilogue: Epilogue) -> Stream:
+    schedule = _Schedule(work, config, tile)
+    pipeline.run(schedule.emitter, schedule.tiles(), epilogue, tile.acc_slots > 1)
+    sizes = {INP: prod(work.inp_shape), WGT: prod(work.wgt_shape), OUT: prod(work.out_shape)}
+    return schedule.emitter.finish(sizes)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A part of the reduction."""
+
+    inputs: Range
+    taps: Range
+
+
+class _Schedule:
+    def __init__(self, work: Correlation, config: Config, tile: Tile) -> None:
+        self.work = work
+        self.tile = tile
+        self.emitter = Emitter(config)
+        self.inps = Scratchpad(self.emitter, Memory.INP, tile.inp_elements(work), tile.inp_slots)
+        self.wgts = Scratchpad(self.emitter, Memory.WGT, tile.wgt_elements, tile.wgt_slots)
+        self.accs = [Slot(i * tile.piece_elements) for i in range(tile.acc_slots * tile.pieces)]
+
+    def tiles(self) -> Iterator[pipeline.Tile]:
+        work, tile = self.work, self.tile
+        chunks = [_Chunk(c, k) for c in cut(work.inputs, tile.inputs) for k in cut(len(work.taps), tile.taps)]
+        for i, block in enumerate(self._blocks()):
+            first = i % tile.acc_slots * tile.pieces
+            parts = correlate_tile.pieces(block, tile.pieces)
+            pieces = [self._piece(part, slot) for part, slot in zip(parts, self.accs[first:], strict=False)]
+            emits = [
+                self._products(block, part, piece, chunk, is_first=chunk is chunks[0])
+                for chunk in chunks
+                for part, piece in zip(parts, pieces, strict=True)
+            ]
+            yield pipeline.Tile(pieces, emits)
+
+    def _blocks(self) -> Iterator[Block]:
+        work, tile = self.work, self.tile
+        outputs = cut(work.outputs, tile.outputs)
+        rows, columns = cut(work.out_height, tile.height), cut(work.out_width, tile.width)
+        places = list(product(cut(work.images, tile.images), rows, columns))
+        if tile.outputs_first:
+            yield from ((o, *place) for o in outputs for place in places)
+        else:
+            yield from ((o, *place) for place in places for o in outputs)
+
+    def _piece(self, part: Block, slot: Slot) -> Piece:
+        begin, extent = zip(*part, strict=True)
+        return Piece(Box(self.work.out_shape, (0, *begin), (1, *extent)), prod(extent), slot)
+
+    def _products(
+        self, block: Block, part: Block, piece: Piece, chunk: _Chunk, is_first: bool
+    ) -> Callable[[], None]:
+        """What emits the products of a piece and a chunk."""
+
+        def emit() -> None:
+            inp_box, wgt_box = self._inp_box(block, chunk), self._wgt_box(block, chunk)
+            wgt, inp = self.wgts.load(wgt_box), self.inps.load(inp_box)
+            if is_first:
+                self.emitter.reset(piece.slot, max(piece.size, DISTANCE + 1))
+            nest = self._nest(part, chunk, piece.slot.base, (inp.base, inp_box), (wgt.base, wgt_box))
+            self.emitter.multiply(nest, piece.slot, [inp], [wgt])
+
+        return emit
+
+    def _inp_box(self, block: Block, chunk: _Chunk) -> Box:
+        _, images, rows, columns = block
+        begin, extent = zip(chunk.inputs, images, *window(self.work, chunk.taps, rows, columns), strict=True)
+        return Box(self.work.inp_shape, begin, extent)
+
+    def _wgt_box(self, block: Block, chunk: _Chunk) -> Box:
+        begin, extent = zip(block[0], chunk.inputs, chunk.taps, strict=True)
+        return Box(self.work.wgt_shape, begin, extent)
+
+    def _nest(self, part: Block, chunk: _Chunk, acc: int, inp: tuple[int, Box], wgt: tuple[int, Box]) -> Nest:
+        """The products, given where each operand lies."""
+        (o, outputs), (n, images), (y, height), (x, width) = part
+        (inp_base, inp_box), (wgt_base, wgt_box) = inp, wgt
+        _, inp_images, rows, columns = inp_box.extent
+        _, inputs, taps = wgt_box.extent
+        dy, dx = self.work.stride
+        axes = (
+            Axis(outputs, dst=images * height * width, wgt=inputs * taps),
+            Axis(images, dst=height * width, src=rows * columns),
+            Axis(height, dst=width, src=dy * columns),
+            Axis(width, dst=1, src=dx),
+            Axis(inputs, src=inp_images * rows * columns, wgt=taps),
+        )
+        _, first_image, first_row, first_column = inp_box.begin
+        top, left = y * dy - first_row, x * dx - first_column
+        src = inp_base + (n - first_image) * rows * columns
+        first_wgt = wgt_base + (o - wgt_box.begin[0]) * inputs * taps
+        offsets = self.work.taps[chunk.taps[0] : sum(chunk.taps)]
+        points = ((acc, src + (top + i) * columns + left + j, first_wgt) for i, j in offsets)
+        return Nest(padded(axes), tuple((a, s, w + k) for k, (a, s, w) in enumerate(points)))
