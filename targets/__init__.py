@@ -3,11 +3,12 @@
 from e2compile.errors import MissingError, UsageError
 from e2compile.targets.base import Target
 from e2compile.targets.llvm import CPU
+from e2compile.targets.vta.target import FPGA
 
-TARGETS: dict[str, Target] = {"cpu": CPU}
+TARGETS: dict[str, Target] = {"cpu": CPU, "fpga": FPGA}
 
 # Named on the command line and in the design, not in this version.
-PLANNED = ("cuda", "fpga")
+PLANNED = ("cuda",)
 
 
 def find(name: str) -> Target:
@@ -19,4 +20,4 @@ def find(name: str) -> Target:
     return TARGETS[name]
 
 
-__all__ = ["CPU", "PLANNED", "TARGETS", "Target", "find"]
+__all__ = ["CPU", "FPGA", "PLANNED", "TARGETS", "Target", "find"]

@@ -30,5 +30,5 @@ def attach(folder: Path, library: Any, device: str | None = None) -> Driver:
 
 def _device(text: str, config: Config, library: Any) -> Device:
     if text in (SIMULATOR, STRICT):
-        return Simulator(config, library[INTERPRETER], strict=text == STRICT)
+        return Simulator(config, library.get_function(INTERPRETER, query_imports=True), strict=text == STRICT)
     raise UsageError(f"no device {text!r}: there is {SIMULATOR}, {STRICT}")

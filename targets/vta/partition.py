@@ -8,7 +8,7 @@ from typing import Any
 from tvm import IRModule, tirx
 from tvm.tirx import PrimFunc
 
-from e2compile.targets.vta import accumulate, correlate, geometry, isa, offload
+from e2compile.targets.vta import correlate, geometry, isa, offload
 from e2compile.targets.vta import kernels as noted
 from e2compile.targets.vta.check import check
 from e2compile.targets.vta.config import Config
@@ -23,7 +23,7 @@ Plan = Gather | Gradient
 _PLANS = {
     noted.FORWARD: geometry.forward,
     noted.INPUT_GRADIENT: geometry.input_gradient,
-    noted.WEIGHT_GRADIENT: geometry.weight_gradient,
+    noted.WEIGHT_GRADIENT: lambda *_: None,
 }
 
 
@@ -79,7 +79,7 @@ class _Streams:
 @cache
 def compiled(work: Work, config: Config) -> Stream:
     """The checked stream of a work."""
-    stream = (correlate if isinstance(work, Correlation) else accumulate).stream(work, config)  # type: ignore[arg-type]
+    stream = correlate.stream(work, config)
     check(stream.instructions, stream.uops, config, stream.blocks)
     return stream
 

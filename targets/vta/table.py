@@ -70,7 +70,7 @@ class Table:
     @property
     def call(self) -> str:
         """The name of the function that the host calls to run an operator: one for each content."""
-        digest = hashlib.sha256(repr((self.config, self.operators)).encode())
+        digest = hashlib.sha256(json.dumps(_content(self)).encode())
         for stream in self.streams:
             digest.update(stream.instructions.tobytes() + stream.uops.tobytes())
         return f"e2.vta.{digest.hexdigest()[:16]}"
@@ -78,16 +78,19 @@ class Table:
 
 def write(table: Table, folder: Path) -> None:
     """Write a table into a Program folder."""
-    content = {
+    arrays: dict[str, NDArray[Any]] = {}
+    for number, stream in enumerate(table.streams):
+        arrays |= {f"instructions.{number}": stream.instructions, f"uops.{number}": stream.uops}
+    (folder / TABLE).write_text(json.dumps(_content(table), indent=1) + "\n")
+    save_file(arrays, folder / STREAMS)
+
+
+def _content(table: Table) -> dict[str, Any]:
+    return {
         "schema": SCHEMA,
         "config": {key.upper(): value for key, value in asdict(table.config).items()},
         "operators": [asdict(operator) for operator in table.operators],
     }
-    arrays: dict[str, NDArray[Any]] = {}
-    for number, stream in enumerate(table.streams):
-        arrays |= {f"instructions.{number}": stream.instructions, f"uops.{number}": stream.uops}
-    (folder / TABLE).write_text(json.dumps(content, indent=1) + "\n")
-    save_file(arrays, folder / STREAMS)
 
 
 def read(folder: Path) -> Table:
