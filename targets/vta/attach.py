@@ -8,9 +8,8 @@ from e2compile.targets.vta import table as tables
 from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.device import Device
 from e2compile.targets.vta.driver import Driver
-from e2compile.targets.vta.simulator import Simulator
+from e2compile.targets.vta.simulator import INTERPRETER, Simulator
 
-INTERPRETER = "vta_interpreter"
 SIMULATOR, STRICT = "simulator", "simulator:strict"
 FILES = (tables.TABLE, tables.STREAMS)
 

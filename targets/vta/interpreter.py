@@ -23,9 +23,8 @@ from e2compile.targets.vta import isa
 from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.device import PAGE
 from e2compile.targets.vta.isa import AluOp, Field, Memory, Opcode
-from e2compile.targets.vta.simulator import Fault, scratchpads
+from e2compile.targets.vta.simulator import INTERPRETER, Fault, scratchpads
 
-NAME = "vta_interpreter"
 _SHIFT_BITS = 5
 _BARE = dict.fromkeys(("pad_top", "pad_bottom", "pad_left", "pad_right"), 0)
 # Partial sums of a row's products: as many multiply-adds are under way at a time.
@@ -55,7 +54,7 @@ def interpreter(config: Config) -> PrimFunc:
     instruction. The first page of DRAM, where a forgotten address leads, belongs to no buffer.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name(NAME)
+        T.func_name(INTERPRETER)
         T.func_attr({"tirx.noalias": True})
         number, steps, size = (tirx.Var(name, "int64") for name in ("number", "steps", "size"))
         words = T.arg("words", T.buffer((number, 2), "int64", layout=None))
@@ -81,7 +80,7 @@ def compiled(config: Config) -> Callable[..., None]:
     target = tvm.target.Target({"kind": "llvm", "mcpu": str(codegen.llvm_get_system_cpu())})
     # CSE would bind vectors of booleans, which TVM's bound analysis cannot take
     with tvm.transform.PassContext(opt_level=3, config={"tirx.disable_cse_tir": True}):
-        return tvm.compile(interpreter(config), target)[NAME]  # type: ignore[no-any-return]
+        return tvm.compile(interpreter(config), target)[INTERPRETER]  # type: ignore[no-any-return]
 
 
 def _dispatch(machine: _Machine, words: list[Any]) -> None:

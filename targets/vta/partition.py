@@ -16,7 +16,7 @@ from e2compile.targets.vta.geometry import Gather, Gradient
 from e2compile.targets.vta.stream import Stream
 from e2compile.targets.vta.table import Binary, Operator, Run, Table
 from e2compile.targets.vta.timing import timing
-from e2compile.targets.vta.work import Correlation, Work
+from e2compile.targets.vta.work import Work
 
 Plan = Gather | Gradient
 

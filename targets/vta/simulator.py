@@ -17,6 +17,8 @@ from e2compile.targets.vta.device import PAGE
 from e2compile.targets.vta.isa import Words
 from e2compile.targets.vta.orders import LOAD_FIRST, STORE_FIRST, execution_order
 
+# The interpreter's name in a program's library.
+INTERPRETER = "vta_interpreter"
 _ALIGNMENT = 64  # bytes, of the arrays that TVM's functions take
 
 

@@ -9,11 +9,11 @@ from e2compile.passes import Quantise
 from e2compile.pipeline import TrainingGraph
 from e2compile.targets.llvm.target import CPU, LlvmTarget
 from e2compile.targets.vta import table
-from e2compile.targets.vta.attach import INTERPRETER
 from e2compile.targets.vta.config import Config, named
 from e2compile.targets.vta.interpreter import interpreter
 from e2compile.targets.vta.kernels import VtaKernels
 from e2compile.targets.vta.partition import partition
+from e2compile.targets.vta.simulator import INTERPRETER
 
 
 @dataclass(frozen=True)
