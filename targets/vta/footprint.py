@@ -25,16 +25,16 @@ def largest(indices: Indices, loops: Pair, factors: Pair) -> int:
     )
 
 
-def touched(indices: Indices, loops: Pair, factors: Pair) -> Indices:
-    """The elements index + i * factors[0] + j * factors[1], for i, j below `loops`, sorted."""
-    return _touched(indices.tobytes(), loops, factors)
+def touched(indices: Indices, loops: Pair, factors: Pair, size: int) -> Indices:
+    """The elements index + i * factors[0] + j * factors[1], for i, j below `loops`, of the first `size`."""
+    return _touched(indices.tobytes(), loops, factors, size)
 
 
 @lru_cache(4096)
-def _touched(content: bytes, loops: Pair, factors: Pair) -> Indices:
+def _touched(content: bytes, loops: Pair, factors: Pair, size: int) -> Indices:
     indices = np.frombuffer(content, np.intp)
-    reached = np.zeros(largest(indices, loops, factors) + 1, bool)
-    reached[indices] = True
+    reached = np.zeros(size, bool)
+    reached[indices[indices < size]] = True
     for count, factor in zip(loops, factors, strict=True):
         steps = 1
         while factor and steps < count:
@@ -147,7 +147,7 @@ def footprint(instruction: Instruction, loaded: Indices | None, config: Config) 
     if not isinstance(instruction, Gemm | Alu) or loaded is None or instruction.cycles <= 0:
         return NOTHING
     dst, *others = (
-        (memory, _inside(touched(loaded[row], instruction.loops, factors), memory, config))
+        (memory, touched(loaded[row], instruction.loops, factors, depth(memory, config)))
         for memory, row, factors in operands(instruction)
     )
     if isinstance(instruction, Gemm) and instruction.reset:
@@ -164,7 +164,3 @@ def sram_elements(transfer: Transfer) -> int:
 
 def _range(first: int, count: int, memory: Memory, config: Config) -> Indices:
     return np.arange(first, max(first, min(first + count, depth(memory, config))))
-
-
-def _inside(indices: Indices, memory: Memory, config: Config) -> Indices:
-    return indices[indices < depth(memory, config)]

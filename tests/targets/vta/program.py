@@ -30,11 +30,6 @@ from e2compile.targets.vta.stream import OUT, UOP, Stream, element_bytes
 Bytes = NDArray[np.uint8]
 Element = tuple[Memory, int]
 Touches = tuple[set[Element], set[Element]]  # read, written
-IDLE = {
-    Stage.LOAD: Transfer(Memory.INP),
-    Stage.COMPUTE: Transfer(Memory.UOP),
-    Stage.STORE: Transfer(Memory.OUT),
-}
 
 
 @dataclass(frozen=True)
@@ -199,6 +194,6 @@ def _with_tokens(
             read.pop(element, None)
         newest[instruction.stage] = i
     after(len(work), Stage.COMPUTE, newest)
-    program.append(IDLE[Stage.COMPUTE])
+    program.append(Transfer(Memory.UOP))
     marked = zip(program, tokens, strict=True)
     return [*(replace(it, tokens=Tokens(**dict.fromkeys(flags, True))) for it, flags in marked), Finish()]

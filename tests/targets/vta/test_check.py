@@ -98,21 +98,33 @@ BROKEN = {
         "gemm uops=0:1 loops=2,5 dst=3,1 pop=prev push=prev",
         "returns after 2 micro-ops",
     ),
-    "a src that was just written": (11, "add uops=0:4 src=1,1 loops=1,2 dst=4,4", "reads element 4 of ACC"),
+    "unwritten sources": (11, "add uops=0:4 src=1,1 loops=1,2 dst=4,4", "reads element 4 of ACC"),
     "finish in between": (11, "finish", "FINISH is not the last instruction"),
     "no finish": (15, "load uop", "the last instruction is not FINISH"),
     "a token too many": (11, "gemm uops=0:4 push=prev", "its token from COMPUTE to LOAD is never popped"),
-    "work after finish": (
+    "a token too few": (
         13,
         "store dram=4 rows=1 columns=4 stride=4 pop=prev",
         "a token that it pops is never pushed",
     ),
+    "work after finish": (14, "load uop", "may run after FINISH"),
+    "products before the load": (4, "gemm uops=0:4 push=prev", "running beside 2: load wgt"),
+    "a load before the products": (7, "load inp rows=1 columns=1", "running beside 8: load inp"),
+    "a store before the shift": (9, "store rows=1 columns=4 push=prev", "running beside 5: shr"),
+    "a reset before the store": (10, "reset uops=0:4 pop=prev", "running beside 9: store"),
     "unwritten weights": (4, "gemm uops=0:4 wgt=0,1 loops=1,2 pop=prev push=prev", "reads element 4 of WGT"),
     "unwritten accumulators": (4, "gemm uops=0:4 dst=2,0 loops=2,1 pop=prev push=prev", "element 4 of ACC"),
     "cleared when stored": (12, "reset uops=0:4 push=next", "which neither a GEMM nor the ALU wrote last"),
     "loaded when stored": (12, "load acc rows=1 columns=1 push=next", "which neither a GEMM nor the ALU"),
 }
-AT = {"cleared when stored": 13, "loaded when stored": 13, "work after finish": 14}
+# Where it is said, if not there.
+AT = {
+    "cleared when stored": 13,
+    "loaded when stored": 13,
+    "a token too few": 14,
+    "work after finish": 13,
+    "a load before the products": 4,
+}
 
 
 @pytest.mark.parametrize("rule", BROKEN)
