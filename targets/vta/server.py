@@ -57,9 +57,7 @@ def _greet(hello: bytearray, device: Device) -> None:
         raise DeviceError(f"the server speaks version {wire.VERSION} of the protocol, the client {version}")
     name = hello[wire.HELLO.size :].decode(errors="replace")
     if name != device.config.name:
-        raise DeviceError(
-            f"the server's VTA is a {device.config.name}, the program was compiled for a {name}"
-        )
+        raise DeviceError(f"the server's VTA is a {device.config.name}, the program is for a {name}")
 
 
 def _answer(connection: socket.socket, device: Device, request: bytearray) -> None:
