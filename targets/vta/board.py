@@ -56,6 +56,7 @@ class HlsControl:
     """
 
     FETCH, LOAD, COMPUTE, STORE = 0x0000, 0x1000, 0x2000, 0x3000
+    RESTARTED = (LOAD, COMPUTE, STORE)  # begin anew for each instruction
     SIZE = 0x4000
     CONTROL, COUNT, INSTRUCTIONS, DONE, DONE_WRITTEN = 0x00, 0x10, 0x18, 0x18, 0x1C
     # Of the inputs, weights, micro-ops, biases and outputs: zero makes addresses in instructions physical.
@@ -74,13 +75,17 @@ class HlsControl:
         for base in self.BASES:
             write(base, 0)
         write(self.FETCH + self.CONTROL, _START)
-        for unit in (self.LOAD, self.COMPUTE, self.STORE):
+        for unit in self.RESTARTED:
             write(unit + self.CONTROL, _START | _AUTO_RESTART)
 
     def is_done(self) -> bool:
         read = self._registers.read
         self._is_current = self._is_current or bool(read(self.COMPUTE + self.DONE_WRITTEN) & 1)
-        return self._is_current and bool(read(self.COMPUTE + self.DONE) & 1)
+        is_done = self._is_current and bool(read(self.COMPUTE + self.DONE) & 1)
+        if is_done:
+            for unit in self.RESTARTED:
+                self._registers.write(unit + self.CONTROL, 0)
+        return is_done
 
 
 class ChiselControl:

@@ -1,5 +1,6 @@
 """A device over the network is the device, and nothing that a client sends makes the server lose its way."""
 
+import ast
 import socket
 import struct
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -136,6 +138,10 @@ def test_a_server_that_says_nothing_is_given_up() -> None:
 def test_a_board_needs_one_file_and_numpy(tmp_path: Path) -> None:
     archive = tmp_path / "vta_server.pyz"
     pack(archive)
+    with ZipFile(archive) as files:
+        for name in files.namelist():
+            if name.endswith(".py"):
+                ast.parse(files.read(name), name, feature_version=(3, 10))
     command = [sys.executable, str(archive), "--config", "pynq", "--buffer", "nowhere"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert found.returncode == DeviceError.exit_code
