@@ -1,6 +1,6 @@
 """What an instruction touches: which elements of which scratchpad, and whether one comes back too soon."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -52,7 +52,8 @@ def returns(dst: Indices, loops: Pair, factors: Pair, src: Indices | None, src_f
 
 @lru_cache(4096)
 def _returns(dst: bytes, loops: Pair, factors: Pair, src: bytes | None, src_factors: Pair) -> int | None:
-    for iterations in _iterations(loops):
+    alike = (True, True) if src is None else (factors[0] == src_factors[0], factors[1] == src_factors[1])
+    for iterations in _iterations(loops, alike):
         written = _sequence(dst, iterations, factors)
         read = [written] if src is None else [written, _sequence(src, iterations, src_factors)]
         for distance in range(1, DISTANCE):
@@ -61,21 +62,30 @@ def _returns(dst: bytes, loops: Pair, factors: Pair, src: bytes | None, src_fact
     return None
 
 
-def _iterations(loops: Pair) -> list[Sequence[Pair]]:
-    """Iterations (i, j) in which all that can happen within DISTANCE micro-ops does happen: the loops' start,
-    and where the inner loop starts anew."""
+def _iterations(loops: Pair, alike: tuple[bool, bool]) -> Iterator[NDArray[np.intp]]:
+    """Runs of iterations (i, j) in which all that can happen within DISTANCE micro-ops does happen.
+
+    In a loop whose factors are `alike`, what is between two iterations is the same everywhere, but for where
+    the inner loop starts anew.
+    """
     outer, inner = loops
-    if inner <= DISTANCE:
-        return [[(i, j) for i in range(min(outer, DISTANCE)) for j in range(inner)]]
-    start = [(0, j) for j in range(DISTANCE)]
-    end = [(0, inner - DISTANCE + j) for j in range(DISTANCE)]
-    return [start, end + [(1, j) for _, j in start]] if outer > 1 else [start]
+    if inner <= DISTANCE or not alike[1]:
+        yield _grid(range(min(outer, DISTANCE) if alike[0] else outer), range(inner))
+        return
+    start, end = range(DISTANCE), range(inner - DISTANCE, inner)
+    for i in range(1 if alike[0] else outer):
+        yield _grid([i], start)
+        if i + 1 < outer:
+            yield np.concatenate([_grid([i], end), _grid([i + 1], start)])
 
 
-def _sequence(content: bytes, iterations: Sequence[Pair], factors: Pair) -> Indices:
+def _grid(outer: Sequence[int], inner: Sequence[int]) -> NDArray[np.intp]:
+    return np.stack(np.meshgrid(outer, inner, indexing="ij"), -1).reshape(-1, 2).astype(np.intp)
+
+
+def _sequence(content: bytes, iterations: NDArray[np.intp], factors: Pair) -> Indices:
     """The elements in the order in which they are touched."""
-    steps = np.array(iterations, np.intp) @ np.array(factors, np.intp)
-    return (steps[:, None] + np.frombuffer(content, np.intp)).ravel()
+    return ((iterations @ factors)[:, None] + np.frombuffer(content, np.intp)).ravel()
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ class Program:
 
 
 def touches(instruction: Instruction, uops: Sequence[Uop]) -> Touches:
-    """OUT is ACC here: both are written together."""
+    """OUT is ACC here: both are written together. A reset reads nothing."""
     if isinstance(instruction, Transfer):
         top, bottom, left, right = instruction.pad
         count = (top + instruction.rows + bottom) * (left + instruction.columns + right)
@@ -150,9 +150,9 @@ def touches(instruction: Instruction, uops: Sequence[Uop]) -> Touches:
     if isinstance(instruction, Gemm | Alu):
         for d, s, w in steps(instruction, uops):
             written.add((Memory.ACC, d))
-            if isinstance(instruction, Gemm):
+            if isinstance(instruction, Gemm) and not instruction.reset:
                 read |= {(Memory.INP, s), (Memory.WGT, w)}
-            else:
+            elif isinstance(instruction, Alu):
                 read.add((Memory.ACC, s))
     return read, written
 
