@@ -8,7 +8,7 @@ from typing import Any
 from tvm import IRModule, tirx
 from tvm.tirx import PrimFunc
 
-from e2compile.targets.vta import correlate, geometry, isa, offload
+from e2compile.targets.vta import accumulate, correlate, geometry, isa, offload
 from e2compile.targets.vta import kernels as noted
 from e2compile.targets.vta.check import check
 from e2compile.targets.vta.config import Config
@@ -16,14 +16,14 @@ from e2compile.targets.vta.geometry import Gather, Gradient
 from e2compile.targets.vta.stream import Stream
 from e2compile.targets.vta.table import Binary, Operator, Run, Table
 from e2compile.targets.vta.timing import timing
-from e2compile.targets.vta.work import Work
+from e2compile.targets.vta.work import Correlation, Work
 
 Plan = Gather | Gradient
 
 _PLANS = {
     noted.FORWARD: geometry.forward,
     noted.INPUT_GRADIENT: geometry.input_gradient,
-    noted.WEIGHT_GRADIENT: lambda *_: None,
+    noted.WEIGHT_GRADIENT: geometry.weight_gradient,
 }
 
 
@@ -79,7 +79,10 @@ class _Streams:
 @cache
 def compiled(work: Work, config: Config) -> Stream:
     """The checked stream of a work."""
-    stream = correlate.stream(work, config)
+    if isinstance(work, Correlation):
+        stream = correlate.stream(work, config)
+    else:
+        stream = accumulate.stream(work, config)
     check(stream.instructions, stream.uops, config, stream.blocks)
     return stream
 
