@@ -27,7 +27,8 @@ def stream(work: Correlation, config: Config, tile: Tile | None = None, epilogue
         return _emitted(work, config, tile, epilogue)
     shapes = correlate_tile.promising(work, config, _TRIED)
     tiles = (tile for shape in shapes for tile in correlate_tile.in_pieces(work, config, shape))
-    return min((_emitted(work, config, tile, epilogue) for tile in tiles), key=cost.total)
+    streams = (_emitted(work, config, tile, epilogue) for tile in tiles)
+    return min(streams, key=lambda stream: cost.total(stream, config))
 
 
 def _emitted(work: Correlation, config: Config, tile: Tile, epilogue: Epilogue) -> Stream:

@@ -103,7 +103,7 @@ def promising(work: Correlation, config: Config, most: int) -> list[Tile]:
     """The tiles that seem fastest. Raises UsageError if the scratchpads are too small for any."""
     for taps in ([len(work.taps)], sizes(len(work.taps))):
         fitting = (t for shape in _shapes(work, taps) for t in _slotted(work, config, shape))
-        found = heapq.nsmallest(most, fitting, key=lambda tile: _cycles(work, tile))
+        found = heapq.nsmallest(most, fitting, key=lambda tile: _cycles(work, config, tile))
         if found:
             return found
     raise UsageError(f"the scratchpads of {config.name} are too small for any part of {work}")
@@ -161,12 +161,12 @@ def _counts(work: Correlation, tile: Tile) -> tuple[int, int, int]:
     return -(-work.images // tile.images) * rows * columns, chunks, -(-work.outputs // tile.outputs)
 
 
-def _cycles(work: Correlation, tile: Tile) -> int:
+def _cycles(work: Correlation, config: Config, tile: Tile) -> int:
     """About how long it takes: the busiest stage, and what cannot overlap."""
     places, chunks, blocks = _counts(work, tile)
     sums = prod(work.out_shape[1:])
-    gemm = cost.gemm(0) * places * blocks * (chunks + 1) + work.products + sums
-    shifts = (work.planes - 1) * (cost.alu(0) * places * blocks + 2 * sums)
+    gemm = cost.gemm(places * blocks * (chunks + 1), work.products + sums)
+    shifts = (work.planes - 1) * cost.alu(places * blocks, sums)
 
     inp_loads, wgt_loads = places * chunks, blocks * chunks
     if tile.outputs_first:
@@ -179,12 +179,12 @@ def _cycles(work: Correlation, tile: Tile) -> int:
     inp_box = Box(work.inp_shape, (0, 0, 0, 0), (tile.inputs, tile.images, high, wide))
     wgt_box = Box(work.wgt_shape, (0, 0, 0), (tile.outputs, tile.inputs, tile.taps))
     out_box = Box(work.out_shape, (0, 0, 0, 0, 0), (1, *(extent for _, extent in tile.whole)))
-    inp, wgt = cost.moved(Memory.INP, inp_box), cost.moved(Memory.WGT, wgt_box)
-    out = cost.moved(Memory.OUT, out_box)
+    inp, wgt = cost.moved(Memory.INP, inp_box, config), cost.moved(Memory.WGT, wgt_box, config)
+    out = cost.moved(Memory.OUT, out_box, config)
 
     compute, load = gemm + shifts, inp * inp_loads + wgt * wgt_loads
     store = work.planes * out * places * blocks
-    last = work.planes * out + (work.planes - 1) * cost.alu(prod(out_box.extent)) // 2
+    last = work.planes * out + (work.planes - 1) * cost.alu(1, prod(out_box.extent)) // 2
     if tile.acc_slots < 2:
         compute += last * places * blocks
     if min(tile.inp_slots, inp_loads) < 2 < inp_loads or min(tile.wgt_slots, wgt_loads) < 2 < wgt_loads:
