@@ -8,11 +8,12 @@ from math import prod
 
 from e2compile.targets.vta import correlate_tile, cost, pipeline
 from e2compile.targets.vta.config import Config
-from e2compile.targets.vta.correlate_tile import Block, Range, Tile, cut, window
+from e2compile.targets.vta.correlate_tile import Tile, window
 from e2compile.targets.vta.emit import Box, Emitter, Scratchpad, Slot
 from e2compile.targets.vta.isa import Memory
 from e2compile.targets.vta.nest import DISTANCE, Axis, Nest, padded
 from e2compile.targets.vta.pipeline import Epilogue, Piece
+from e2compile.targets.vta.ranges import Block, Range, cut, pieces
 from e2compile.targets.vta.stream import INP, OUT, WGT, Stream
 from e2compile.targets.vta.work import Correlation
 
@@ -60,14 +61,14 @@ class _Schedule:
         chunks = [_Chunk(c, k) for c in cut(work.inputs, tile.inputs) for k in cut(len(work.taps), tile.taps)]
         for i, block in enumerate(self._blocks()):
             first = i % tile.acc_slots * tile.pieces
-            parts = correlate_tile.pieces(block, tile.pieces)
-            pieces = [self._piece(part, slot) for part, slot in zip(parts, self.accs[first:], strict=False)]
+            parts = pieces(block, tile.pieces)
+            outputs = [self._piece(part, slot) for part, slot in zip(parts, self.accs[first:], strict=False)]
             emits = [
                 self._products(block, part, piece, chunk, is_first=chunk is chunks[0])
                 for chunk in chunks
-                for part, piece in zip(parts, pieces, strict=True)
+                for part, piece in zip(parts, outputs, strict=True)
             ]
-            yield pipeline.Tile(pieces, emits)
+            yield pipeline.Tile(outputs, emits)
 
     def _blocks(self) -> Iterator[Block]:
         work, tile = self.work, self.tile

@@ -1,9 +1,9 @@
 """Tiles of a correlation that fit the scratchpads, the promising ones first."""
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise, product
+from itertools import product
 from math import prod
 
 from e2compile.errors import UsageError
@@ -12,10 +12,9 @@ from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.emit import Box
 from e2compile.targets.vta.isa import Memory
 from e2compile.targets.vta.nest import DISTANCE
+from e2compile.targets.vta.ranges import Range, cut, pieces, reach, sizes
 from e2compile.targets.vta.work import Correlation
 
-Range = tuple[int, int]  # where it begins, and its extent
-Block = tuple[Range, Range, Range, Range]  # of outputs, images, rows and columns
 _MOST_PIECES = 4
 # Slots of a scratchpad that is too small for all: one in use, the others loading.
 _SLOTS = 4
@@ -45,7 +44,7 @@ class Tile:
     acc_slots: int = 2
 
     @property
-    def whole(self) -> Block:
+    def whole(self) -> tuple[Range, Range, Range, Range]:
         return (0, self.outputs), (0, self.images), (0, self.height), (0, self.width)
 
     @property
@@ -64,39 +63,16 @@ class Tile:
         return self.inputs * self.images * max(high * wide for (_, high), (_, wide) in windows)
 
 
-def cut(size: int, most: int) -> list[Range]:
-    """Ranges of at most `most`, as even as they can be."""
-    count = -(-size // most)
-    ends = [size * i // count for i in range(count + 1)]
-    return [(a, b - a) for a, b in pairwise(ends)]
-
-
-def pieces(block: Block, most: int) -> list[Block]:
-    """A block in parts, cut first in its outermost dimension."""
-    at = next((i for i, (_, extent) in enumerate(block) if extent > 1), None)
-    if at is None or most == 1:
-        return [block]
-    begin, extent = block[at]
-    cuts = cut(extent, -(-extent // most))
-    parts = [(*block[:at], (begin + first, size), *block[at + 1 :]) for first, size in cuts]
-    return [piece for part in parts for piece in pieces(part, most // len(cuts))]  # type: ignore[arg-type]
-
-
 def window(work: Correlation, taps: Range, rows: Range, columns: Range) -> tuple[Range, Range]:
     """The input rows and columns that some taps read for a part of an image, and what fills a DMA row."""
-    down, right = zip(*work.taps[taps[0] : sum(taps)], strict=True)
-    high = _reach(rows, work.stride[0], down)
-    wide = _reach(columns, work.stride[1], right)
+    down, right = map(list, zip(*work.taps[taps[0] : sum(taps)], strict=True))
+    high = reach(rows, work.stride[0], down)
+    wide = reach(columns, work.stride[1], right)
     if columns[1] == work.out_width and work.in_width - wide[1] < _ROW:
         wide = 0, work.in_width
         if rows[1] == work.out_height and (work.in_height - high[1]) * work.in_width < _ROW:
             high = 0, work.in_height
     return high, wide
-
-
-def _reach(outputs: Range, stride: int, taps: Sequence[int]) -> Range:
-    first, extent = outputs
-    return first * stride + min(taps), (extent - 1) * stride + max(taps) - min(taps) + 1
 
 
 def promising(work: Correlation, config: Config, most: int) -> list[Tile]:
@@ -107,11 +83,6 @@ def promising(work: Correlation, config: Config, most: int) -> list[Tile]:
         if found:
             return found
     raise UsageError(f"the scratchpads of {config.name} are too small for any part of {work}")
-
-
-def sizes(extent: int) -> list[int]:
-    """The sizes of even parts, the largest first."""
-    return sorted({-(-extent // count) for count in range(1, extent + 1)}, reverse=True)
 
 
 def _shapes(work: Correlation, taps: list[int]) -> Iterator[Tile]:

@@ -13,7 +13,7 @@ def total(stream: Stream, config: Config) -> int:
 
 
 def moved(memory: Memory, box: Box, config: Config) -> int:
-    """Of the transfers of a box; likewise below, of GEMMs and ALU operations by their number and micro-ops."""
+    """Of the transfers of a box. Likewise below, of instructions, by their number and their micro-ops."""
     latency = LATENCIES[config.target].cycles
     return sum(cycles(transfer, config, latency) for transfer in box.transfers(memory, 0))
 
