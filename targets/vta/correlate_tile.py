@@ -55,7 +55,7 @@ class Tile:
     @property
     def piece_elements(self) -> int:
         most = max(prod(extent for _, extent in part) for part in pieces(self.whole, self.pieces))
-        return max(most, DISTANCE + 1)
+        return max(most, DISTANCE)
 
     def inp_elements(self, work: Correlation) -> int:
         _, _, rows, columns = self.whole

@@ -38,3 +38,9 @@ def reach(outputs: Range, stride: int, taps: list[int]) -> Range:
     """The inputs, in one dimension, that some taps read for a range of outputs."""
     first, extent = outputs
     return first * stride + min(taps), (extent - 1) * stride + max(taps) - min(taps) + 1
+
+
+def meet(a: Range, b: Range) -> Range:
+    """What two ranges share; its extent is not positive if that is nothing."""
+    begin = max(a[0], b[0])
+    return begin, min(sum(a), sum(b)) - begin
