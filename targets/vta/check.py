@@ -1,7 +1,9 @@
 """Whether a stream means the same on every VTA, and neither gets stuck nor races on any.
 
 What is allowed is what all of the accelerator's implementations do alike: the functional simulator, the HLS
-design and the Chisel one. Operations that some lack, such as MUL, cannot be said in isa.py.
+design and the Chisel one. Operations that some lack, such as MUL, cannot be said in isa.py. Three kinds of
+rules: of an instruction by itself (rules.py), of tokens and FINISH (here), of scratchpads that two stages
+share (sharing.py). Not checked, as it depends on data: sums that overflow, shifts by a register.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,6 +1,6 @@
 """What an instruction touches: which elements of which scratchpad, and whether one comes back too soon."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -25,16 +25,16 @@ def largest(indices: Indices, loops: Pair, factors: Pair) -> int:
     )
 
 
-def touched(indices: Indices, loops: Pair, factors: Pair) -> Indices:
-    """The elements index + i * factors[0] + j * factors[1], for i, j below `loops`, sorted."""
-    return _touched(indices.tobytes(), loops, factors)
+def touched(indices: Indices, loops: Pair, factors: Pair, size: int) -> Indices:
+    """The elements index + i * factors[0] + j * factors[1], for i, j below `loops`, of the first `size`."""
+    return _touched(indices.tobytes(), loops, factors, size)
 
 
 @lru_cache(4096)
-def _touched(content: bytes, loops: Pair, factors: Pair) -> Indices:
+def _touched(content: bytes, loops: Pair, factors: Pair, size: int) -> Indices:
     indices = np.frombuffer(content, np.intp)
-    reached = np.zeros(largest(indices, loops, factors) + 1, bool)
-    reached[indices] = True
+    reached = np.zeros(size, bool)
+    reached[indices[indices < size]] = True
     for count, factor in zip(loops, factors, strict=True):
         steps = 1
         while factor and steps < count:
@@ -52,7 +52,8 @@ def returns(dst: Indices, loops: Pair, factors: Pair, src: Indices | None, src_f
 
 @lru_cache(4096)
 def _returns(dst: bytes, loops: Pair, factors: Pair, src: bytes | None, src_factors: Pair) -> int | None:
-    for iterations in _iterations(loops):
+    alike = (True, True) if src is None else (factors[0] == src_factors[0], factors[1] == src_factors[1])
+    for iterations in _iterations(loops, alike):
         written = _sequence(dst, iterations, factors)
         read = [written] if src is None else [written, _sequence(src, iterations, src_factors)]
         for distance in range(1, DISTANCE):
@@ -61,21 +62,30 @@ def _returns(dst: bytes, loops: Pair, factors: Pair, src: bytes | None, src_fact
     return None
 
 
-def _iterations(loops: Pair) -> list[Sequence[Pair]]:
-    """Iterations (i, j) in which all that can happen within DISTANCE micro-ops does happen: the loops' start,
-    and where the inner loop starts anew."""
+def _iterations(loops: Pair, alike: tuple[bool, bool]) -> Iterator[NDArray[np.intp]]:
+    """Runs of iterations (i, j) in which all that can happen within DISTANCE micro-ops does happen.
+
+    In a loop whose factors are `alike`, what is between two iterations is the same everywhere, but for where
+    the inner loop starts anew.
+    """
     outer, inner = loops
-    if inner <= DISTANCE:
-        return [[(i, j) for i in range(min(outer, DISTANCE)) for j in range(inner)]]
-    start = [(0, j) for j in range(DISTANCE)]
-    end = [(0, inner - DISTANCE + j) for j in range(DISTANCE)]
-    return [start, end + [(1, j) for _, j in start]] if outer > 1 else [start]
+    if inner <= DISTANCE or not alike[1]:
+        yield _grid(range(min(outer, DISTANCE) if alike[0] else outer), range(inner))
+        return
+    start, end = range(DISTANCE), range(inner - DISTANCE, inner)
+    for i in range(1 if alike[0] else outer):
+        yield _grid([i], start)
+        if i + 1 < outer:
+            yield np.concatenate([_grid([i], end), _grid([i + 1], start)])
 
 
-def _sequence(content: bytes, iterations: Sequence[Pair], factors: Pair) -> Indices:
+def _grid(outer: Sequence[int], inner: Sequence[int]) -> NDArray[np.intp]:
+    return np.stack(np.meshgrid(outer, inner, indexing="ij"), -1).reshape(-1, 2).astype(np.intp)
+
+
+def _sequence(content: bytes, iterations: NDArray[np.intp], factors: Pair) -> Indices:
     """The elements in the order in which they are touched."""
-    steps = np.array(iterations, np.intp) @ np.array(factors, np.intp)
-    return (steps[:, None] + np.frombuffer(content, np.intp)).ravel()
+    return ((iterations @ factors)[:, None] + np.frombuffer(content, np.intp)).ravel()
 
 
 @dataclass(frozen=True)
@@ -137,7 +147,7 @@ def footprint(instruction: Instruction, loaded: Indices | None, config: Config) 
     if not isinstance(instruction, Gemm | Alu) or loaded is None or instruction.cycles <= 0:
         return NOTHING
     dst, *others = (
-        (memory, _inside(touched(loaded[row], instruction.loops, factors), memory, config))
+        (memory, touched(loaded[row], instruction.loops, factors, depth(memory, config)))
         for memory, row, factors in operands(instruction)
     )
     if isinstance(instruction, Gemm) and instruction.reset:
@@ -154,7 +164,3 @@ def sram_elements(transfer: Transfer) -> int:
 
 def _range(first: int, count: int, memory: Memory, config: Config) -> Indices:
     return np.arange(first, max(first, min(first + count, depth(memory, config))))
-
-
-def _inside(indices: Indices, memory: Memory, config: Config) -> Indices:
-    return indices[indices < depth(memory, config)]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from e2compile.targets.vta.isa import Instruction, Stage
 
-QUEUE = 512  # instructions that may wait for a stage: both designs' depth
+QUEUE = 512  # instructions that may wait for a stage, the one at its head too: both designs' depth
 
 Link = tuple[int, int]  # stages; a token goes from the first to the second
 LINKS: tuple[Link, ...] = (

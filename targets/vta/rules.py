@@ -86,13 +86,17 @@ def _range(instruction: Gemm | Alu, config: Config) -> Iterator[str]:
 
 
 def _products(instruction: Gemm | Alu, loaded: Indices, config: Config) -> Iterator[str]:
+    is_inside = True
     for memory, row, factors in operands(instruction):
         last = largest(loaded[row], instruction.loops, factors)
         if last >= depth(memory, config):
+            is_inside = False
             yield f"it reaches element {last} of {memory.name}, which has {depth(memory, config)}"
     immediate = isinstance(instruction, Alu) and instruction.immediate is not None
     if immediate and not np.array_equal(loaded[0], loaded[1]):
         yield "with an immediate, src must be dst in each micro-op"
+    if not is_inside:
+        return
     src = loaded[1] if isinstance(instruction, Alu) and not immediate else None
     distance = returns(loaded[0], instruction.loops, instruction.dst, src, instruction.src)
     if distance is not None:

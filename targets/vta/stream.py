@@ -10,8 +10,8 @@ from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.isa import Instruction, Memory, Uop, Words
 
 # The buffers of a stream; `uop` holds its micro-ops.
-INP, WGT, OUT, UOP = "inp", "wgt", "out", "uop"
-_MEMORY = {INP: Memory.INP, WGT: Memory.WGT, OUT: Memory.OUT, UOP: Memory.UOP}
+INP, WGT, ACC, OUT, UOP = "inp", "wgt", "acc", "out", "uop"
+_MEMORY = {INP: Memory.INP, WGT: Memory.WGT, ACC: Memory.ACC, OUT: Memory.OUT, UOP: Memory.UOP}
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ def element_bytes(name: str, config: Config) -> int:
     sizes = {
         INP: config.inp_bytes,
         WGT: config.wgt_bytes,
+        ACC: config.acc_bytes,
         OUT: config.out_bytes,
         UOP: np.dtype("<u4").itemsize,
     }
