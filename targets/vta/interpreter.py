@@ -8,7 +8,6 @@ It never reads or writes outside its arguments: an instruction that would is not
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -21,30 +20,15 @@ from tvm.tirx import PrimFunc
 
 from e2compile.targets.vta import isa
 from e2compile.targets.vta.config import Config
-from e2compile.targets.vta.device import PAGE
 from e2compile.targets.vta.isa import AluOp, Field, Memory, Opcode
+from e2compile.targets.vta.machine import Machine, get, put, unless, when
 from e2compile.targets.vta.simulator import Fault, scratchpads
+from e2compile.targets.vta.transfers import LOADS, Fields, store
 
 NAME = "vta_interpreter"
 _SHIFT_BITS = 5
-_BARE = dict.fromkeys(("pad_top", "pad_bottom", "pad_left", "pad_right"), 0)
 # Partial sums of a row's products: as many multiply-adds are under way at a time.
 _CHAINS = 4
-
-
-@dataclass(frozen=True)
-class _Machine:
-    """The arguments of the function. A WGT element is transposed: so an output row is one vector."""
-
-    config: Config
-    size: Any
-    dram: Any
-    uop: Any
-    inp: Any
-    wgt: Any
-    acc: Any
-    out: Any
-    status: Any
 
 
 def interpreter(config: Config) -> PrimFunc:
@@ -66,9 +50,9 @@ def interpreter(config: Config) -> PrimFunc:
             for name, (dtype, shape) in scratchpads(config).items()
         }
         status = T.arg("status", T.buffer((2,), "int32", layout=None))
-        machine = _Machine(config, size, dram, **pads, status=status)
+        machine = Machine(config, size, dram, **pads, status=status)
         T.buffer_store(status, 0, [0])
-        with T.serial(0, steps) as step, _when(status[0] == 0):
+        with T.serial(0, steps) as step, when(status[0] == 0):
             position = T.bind(order[step])
             T.buffer_store(status, position, [1])
             _dispatch(machine, [T.bind(words[position, half]) for half in range(2)])
@@ -84,176 +68,43 @@ def compiled(config: Config) -> Callable[..., None]:
         return tvm.compile(interpreter(config), target)[NAME]  # type: ignore[no-any-return]
 
 
-def _dispatch(machine: _Machine, words: list[Any]) -> None:
+def _dispatch(machine: Machine, words: list[Any]) -> None:
     opcode = T.bind(T.Cast("int32", words[0] & 7))
     memory = T.bind(_value(words, next(f for f in isa.transfer_fields() if f.name == "memory")))
     is_load = opcode == Opcode.LOAD
-    loads: list[tuple[Memory, Callable[[_Machine, dict[str, Any]], None]]] = [
-        (Memory.UOP, _load_uop),
-        (Memory.INP, _load_inp),
-        (Memory.WGT, _load_wgt),
-        (Memory.ACC, _load_acc),
-    ]
-    is_memory = tirx.any(*(memory == m for m, _ in loads))
+    is_memory = tirx.any(*(memory == m for m in LOADS))
     is_store = T.And(opcode == Opcode.STORE, memory == Memory.OUT)
     known = tirx.any(opcode == Opcode.GEMM, opcode == Opcode.ALU, opcode == Opcode.FINISH)
     bad_memory = T.And(opcode <= Opcode.STORE, T.Not(T.Or(T.And(is_load, is_memory), is_store)))
     bad_opcode = T.Not(T.Or(known, opcode <= Opcode.STORE))
-    with _unless(machine, (bad_memory, Fault.MEMORY), (bad_opcode, Fault.OPCODE)):
-        for which, load in loads:
-            with _when(T.And(is_load, memory == which)):
+    with unless(machine, (bad_memory, Fault.MEMORY), (bad_opcode, Fault.OPCODE)):
+        for which, load in LOADS.items():
+            with when(T.And(is_load, memory == which)):
                 load(machine, _decoded(words, isa.transfer_fields()))
-        with _when(is_store):
-            _store(machine, _decoded(words, isa.transfer_fields()))
-        with _when(opcode == Opcode.GEMM):
+        with when(is_store):
+            store(machine, _decoded(words, isa.transfer_fields()))
+        with when(opcode == Opcode.GEMM):
             _gemm(machine, _decoded(words, isa.gemm_fields(machine.config)))
-        with _when(opcode == Opcode.ALU):
+        with when(opcode == Opcode.ALU):
             _alu(machine, _decoded(words, isa.alu_fields(machine.config)))
 
 
-def _decoded(words: list[Any], fields: Sequence[Field]) -> dict[str, Any]:
+def _decoded(words: list[Any], fields: Sequence[Field]) -> Fields:
     return {field.name: T.bind(_value(words, field)) for field in fields}
 
 
 def _value(words: list[Any], field: Field) -> Any:
     """A field, as int32, or int64 where it has as many bits."""
-    moved = T.shift_left(words[field.word], T.int64(64 - field.shift - field.width))
-    down = T.int64(64 - field.width)
     if field.signed:
-        value = T.shift_right(moved, down)
+        top = T.shift_left(words[field.word], T.int64(64 - field.shift - field.width))
+        value = T.shift_right(top, T.int64(64 - field.width))
     else:
         value = T.shift_right(words[field.word], T.int64(field.shift)) & T.int64((1 << field.width) - 1)
     return T.Cast("int64" if field.width >= 32 else "int32", value)
 
 
 @contextmanager
-def _when(condition: Any) -> Iterator[None]:
-    with T.If(condition), T.Then():
-        yield
-
-
-@contextmanager
-def _unless(machine: _Machine, *faults: tuple[Any, Fault]) -> Iterator[None]:
-    """Runs its body where no condition holds; else the status is the first one's fault."""
-    code: Any = T.int32(0)
-    for condition, fault in reversed(faults):
-        code = T.Select(condition, T.int32(int(fault)), code)
-    code = T.bind(code)
-    with T.If(code == 0):
-        with T.Then():
-            yield
-        with T.Else():
-            T.buffer_store(machine.status, code, [0])
-
-
-@contextmanager
-def _transfer(
-    machine: _Machine, fields: dict[str, Any], bytes_: int, log_depth: int, fault: Fault
-) -> Iterator[tuple[Any, Any, Any]]:
-    """For each element of a transfer: its place in the scratchpad, its DRAM address, whether it is data."""
-    f = fields
-    width = T.bind(f["pad_left"] + f["columns"] + f["pad_right"])
-    height = T.bind(f["pad_top"] + f["rows"] + f["pad_bottom"])
-    stride = T.Cast("int64", f["stride"])
-    end = f["dram"] + T.Cast("int64", f["rows"] - 1) * stride + T.Cast("int64", f["columns"])
-    room = T.Cast("int64", f["sram"]) + T.Cast("int64", height) * T.Cast("int64", width)
-    outside = T.Or(f["dram"] * bytes_ < PAGE, end * bytes_ > machine.size)
-    with (
-        _when(f["columns"] > 0),
-        _unless(machine, (room > 1 << log_depth, fault), (T.And(f["rows"] > 0, outside), Fault.DRAM)),
-        T.serial(0, height) as y,
-        T.serial(0, width) as x,
-    ):
-        row, column = T.bind(y - f["pad_top"]), T.bind(x - f["pad_left"])
-        inside = tirx.all(row >= 0, row < f["rows"], column >= 0, column < f["columns"])
-        address = (f["dram"] + T.Cast("int64", row) * stride + T.Cast("int64", column)) * bytes_
-        yield T.bind(f["sram"] + y * width + x), T.bind(address), inside
-
-
-def _load_uop(machine: _Machine, fields: dict[str, Any]) -> None:
-    fields = fields | _BARE | {"rows": T.int32(1)}
-    with (
-        _transfer(machine, fields, 4, machine.config.log_uops, Fault.UOP) as (place, address, inside),
-        _filled(machine.uop, place, 1, inside),
-    ):
-        T.buffer_store(machine.uop, _words(machine.dram, address, 1), [place])
-
-
-def _load_acc(machine: _Machine, fields: dict[str, Any]) -> None:
-    config = machine.config
-    lanes = config.batch * config.block
-    with (
-        _transfer(machine, fields, config.acc_bytes, config.log_accs, Fault.ACC) as (place, address, inside),
-        _filled(machine.acc, place, lanes, inside),
-    ):
-        _put(machine.acc, place * lanes, _words(machine.dram, address, lanes), lanes)
-
-
-def _load_inp(machine: _Machine, fields: dict[str, Any]) -> None:
-    config = machine.config
-    lanes = config.batch * config.block
-    with (
-        _transfer(machine, fields, config.inp_bytes, config.log_inps, Fault.INP) as (place, address, inside),
-        _filled(machine.inp, place, lanes, inside),
-    ):
-        values = machine.dram[T.ramp(address, T.int64(1), lanes)]
-        _put(machine.inp, place * lanes, T.Cast(f"float32x{lanes}", values), lanes)
-
-
-def _load_wgt(machine: _Machine, fields: dict[str, Any]) -> None:
-    config = machine.config
-    block = config.block
-    with (
-        _transfer(machine, fields | _BARE, config.wgt_bytes, config.log_wgts, Fault.WGT) as (
-            place,
-            address,
-            inside,
-        ),
-        _filled(machine.wgt, place, block * block, inside),
-    ):
-        for k in range(block):
-            column = machine.dram[T.ramp(address + k, T.int64(block), block)]
-            _put(machine.wgt, (place * block + k) * block, T.Cast(f"float32x{block}", column), block)
-
-
-@contextmanager
-def _filled(pad: Any, place: Any, lanes: int, inside: Any) -> Iterator[None]:
-    """Runs its body where an element is data; else the element is zero."""
-    with T.If(inside):
-        with T.Then():
-            yield
-        with T.Else(), T.serial(0, lanes) as lane:
-            T.buffer_store(pad, tirx.const(0, str(pad.dtype)), [place * lanes + lane])
-
-
-def _words(dram: Any, address: Any, lanes: int) -> Any:
-    """Neighbouring bytes as int32. DRAM is read as bytes only: LLVM is told that types do not overlap."""
-    dtype = "int32" if lanes == 1 else f"int32x{lanes}"
-    return T.reinterpret(dtype, dram[T.ramp(address, T.int64(1), 4 * lanes)])
-
-
-def _put(pad: Any, index: Any, value: Any, lanes: int) -> None:
-    T.buffer_store(pad, value, [T.ramp(index, 1, lanes)])
-
-
-def _store(machine: _Machine, fields: dict[str, Any]) -> None:
-    config = machine.config
-    lanes = config.batch * config.block
-    with (
-        _transfer(machine, fields | _BARE, config.out_bytes, config.log_accs, Fault.ACC) as (
-            place,
-            address,
-            inside,
-        ),
-        _when(inside),
-    ):
-        T.buffer_store(
-            machine.dram, machine.out[T.ramp(place * lanes, 1, lanes)], [T.ramp(address, T.int64(1), lanes)]
-        )
-
-
-@contextmanager
-def _uops(machine: _Machine, fields: dict[str, Any], depths: dict[str, tuple[int, Fault]]) -> Iterator[None]:
+def _uops(machine: Machine, fields: Fields, depths: dict[str, tuple[int, Fault]]) -> Iterator[None]:
     """Runs its body unless an index of the micro-ops, at the end of both loops, is beyond its scratchpad."""
     f = fields
     most = {name: T.alloc_buffer((1,), "int32", layout=None) for name in depths}
@@ -261,7 +112,7 @@ def _uops(machine: _Machine, fields: dict[str, Any], depths: dict[str, tuple[int
         T.buffer_store(buffer, 0, [0])
     runs = tirx.all(f["loop_0"] > 0, f["loop_1"] > 0, f["uop_end"] > f["uop_begin"])
     bad_range = f["uop_end"] > 1 << machine.config.log_uops
-    with _unless(machine, (bad_range, Fault.UOP)), _when(runs):
+    with unless(machine, (bad_range, Fault.UOP)), when(runs):
         with T.serial(f["uop_begin"], f["uop_end"]) as position:
             word = T.bind(machine.uop[position])
             for name, buffer in most.items():
@@ -270,12 +121,12 @@ def _uops(machine: _Machine, fields: dict[str, Any], depths: dict[str, tuple[int
             (most[name][0] + _moved(f, name, f["loop_0"] - 1, f["loop_1"] - 1) >= 1 << log_depth, fault)
             for name, (log_depth, fault) in depths.items()
         ]
-        with _unless(machine, *beyond):
+        with unless(machine, *beyond):
             yield
 
 
 @contextmanager
-def _each(machine: _Machine, fields: dict[str, Any], *names: str) -> Iterator[list[Any]]:
+def _each(machine: Machine, fields: Fields, *names: str) -> Iterator[list[Any]]:
     """The nest of a GEMM or ALU instruction; gives the indices of these names."""
     f = fields
     with T.serial(0, f["loop_0"]) as i, T.serial(0, f["loop_1"]) as j:
@@ -292,13 +143,12 @@ def _index(config: Config, word: Any, name: str) -> Any:
     return T.shift_right(word, T.int32(field.shift)) & T.int32((1 << field.width) - 1)
 
 
-def _moved(fields: dict[str, Any], name: str, i: Any, j: Any) -> Any:
+def _moved(fields: Fields, name: str, i: Any, j: Any) -> Any:
     return i * fields[f"{name}_0"] + j * fields[f"{name}_1"]
 
 
-def _gemm(machine: _Machine, fields: dict[str, Any]) -> None:
-    config = machine.config
-    lanes = config.batch * config.block
+def _gemm(machine: Machine, fields: Fields) -> None:
+    config, lanes = machine.config, machine.lanes
     depths = {
         "dst": (config.log_accs, Fault.ACC),
         "src": (config.log_inps, Fault.INP),
@@ -306,16 +156,16 @@ def _gemm(machine: _Machine, fields: dict[str, Any]) -> None:
     }
     with _uops(machine, fields, depths), T.If(fields["reset"] == 1):
         with T.Then(), _each(machine, fields, "dst") as (dst,):
-            _put(machine.acc, dst * lanes, T.broadcast(T.int32(0), lanes), lanes)
+            put(machine.acc, dst * lanes, T.broadcast(T.int32(0), lanes), lanes)
         with T.Else(), _each(machine, fields, "dst", "src", "wgt") as (dst, src, wgt):
             _multiply(machine, dst * lanes, src * lanes, wgt * (config.block * config.block))
 
 
-def _multiply(machine: _Machine, dst: Any, src: Any, wgt: Any) -> None:
+def _multiply(machine: Machine, dst: Any, src: Any, wgt: Any) -> None:
     """acc[dst] += inp[src] . wgt[wgt]^T, from flat indices of their first lanes."""
     block = machine.config.block
     wide = f"float32x{block}"
-    weights = [T.bind(machine.wgt[T.ramp(wgt + k * block, 1, block)]) for k in range(block)]
+    weights = [T.bind(get(machine.wgt, wgt + k * block, block)) for k in range(block)]
     for row in range(machine.config.batch):
         sums: list[Any] = [T.broadcast(T.float32(0), block)] * _CHAINS
         for k, column in enumerate(weights):
@@ -323,29 +173,26 @@ def _multiply(machine: _Machine, dst: Any, src: Any, wgt: Any) -> None:
             chain = k % _CHAINS
             sums[chain] = T.bind(T.call_llvm_pure_intrin(wide, "llvm.fmuladd", value, column, sums[chain]))
         total = (sums[0] + sums[1]) + (sums[2] + sums[3])
-        _result(machine, dst + row * block, T.Cast(f"int32x{block}", total), block, add=True)
+        index = dst + row * block
+        _result(machine, index, get(machine.acc, index, block) + T.Cast(f"int32x{block}", total), block)
 
 
-def _result(machine: _Machine, index: Any, value: Any, lanes: int, add: bool = False) -> None:
-    """Writes, or adds, to accumulators, and their low bits to OUT."""
-    if add:
-        value = machine.acc[T.ramp(index, 1, lanes)] + value
+def _result(machine: Machine, index: Any, value: Any, lanes: int) -> None:
+    """Writes accumulators, and their low bits to OUT."""
     value = T.bind(value)
-    _put(machine.acc, index, value, lanes)
-    _put(machine.out, index, T.Cast(f"int8x{lanes}", value), lanes)
+    put(machine.acc, index, value, lanes)
+    put(machine.out, index, T.Cast(f"int8x{lanes}", value), lanes)
 
 
-def _alu(machine: _Machine, fields: dict[str, Any]) -> None:
-    config = machine.config
-    lanes = config.batch * config.block
+def _alu(machine: Machine, fields: Fields) -> None:
+    config, lanes = machine.config, machine.lanes
     op, immediate = fields["alu_op"], fields["imm"]
     depth = (config.log_accs, Fault.ACC)
     bad_op = (op > AluOp.SHR, Fault.ALU_OP)
-    with _unless(machine, bad_op), _uops(machine, fields, {"dst": depth, "src": depth}):
+    with unless(machine, bad_op), _uops(machine, fields, {"dst": depth, "src": depth}):
         for which, apply in _APPLY.items():
-            with _when(op == which), _each(machine, fields, "dst", "src") as (dst, src):
-                left = T.bind(machine.acc[T.ramp(dst * lanes, 1, lanes)])
-                other = machine.acc[T.ramp(src * lanes, 1, lanes)]
+            with when(op == which), _each(machine, fields, "dst", "src") as (dst, src):
+                left, other = (T.bind(get(machine.acc, index * lanes, lanes)) for index in (dst, src))
                 choice = T.broadcast(fields["use_imm"] == 1, lanes)
                 right = T.bind(T.Select(choice, T.broadcast(immediate, lanes), other))
                 _result(machine, dst * lanes, apply(left, right, lanes), lanes)

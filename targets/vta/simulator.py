@@ -14,8 +14,8 @@ from numpy.typing import DTypeLike, NDArray
 from e2compile.errors import DeviceError
 from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.device import PAGE
+from e2compile.targets.vta.execution import LOAD_FIRST, STORE_FIRST, execution_order
 from e2compile.targets.vta.isa import Words
-from e2compile.targets.vta.orders import LOAD_FIRST, STORE_FIRST, execution_order
 
 _ALIGNMENT = 64  # bytes, of the arrays that TVM's functions take
 

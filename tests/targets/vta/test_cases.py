@@ -8,6 +8,8 @@ import pytest
 from e2compile.targets.vta.check import check
 from e2compile.targets.vta.config import Config, named
 from e2compile.targets.vta.device import Device
+from e2compile.targets.vta.interpreter import compiled
+from e2compile.targets.vta.simulator import Simulator
 from tests.targets.vta.cases import KINDS, random_program, single
 from tests.targets.vta.interpreted import Interpreted
 from tests.targets.vta.interpreter import ORDERS
@@ -22,6 +24,8 @@ Make = Callable[[Config], Device]
 DEVICES: dict[str, Make] = {
     "compute first": lambda config: Interpreted(config, ORDERS["compute first"], seed=1),
     "store first, as a pipeline": lambda config: Interpreted(config, ORDERS["store first"], 2, hazards=True),
+    "simulator": lambda config: Simulator(config, compiled(config), 1 << 20),
+    "simulator, strict": lambda config: Simulator(config, compiled(config), 1 << 20, strict=True),
     "any order": lambda config: Interpreted(config, np.random.default_rng(0), seed=3, hazards=True),
 }
 

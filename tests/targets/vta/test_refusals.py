@@ -10,9 +10,10 @@ import pytest
 from e2compile.errors import DeviceError
 from e2compile.targets.vta import config, isa
 from e2compile.targets.vta.device import PAGE
+from e2compile.targets.vta.execution import LOAD_FIRST, STORE_FIRST, execution_order
 from e2compile.targets.vta.interpreter import compiled
 from e2compile.targets.vta.isa import Alu, AluOp, Finish, Gemm, Instruction, Memory, Tokens, Transfer
-from e2compile.targets.vta.orders import LOAD_FIRST, QUEUE, STORE_FIRST, execution_order
+from e2compile.targets.vta.order import QUEUE
 from e2compile.targets.vta.simulator import Simulator
 
 PYNQ = config.named("pynq")

@@ -1,4 +1,4 @@
-"""In which order the three stages run a stream's instructions, as its tokens let them."""
+"""Orders in which the three stages may run encoded instructions, for the simulator to run them in."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 from e2compile.errors import DeviceError
 from e2compile.targets.vta import isa
 from e2compile.targets.vta.isa import Memory, Opcode, Stage, Words
-
-# Instructions that wait in front of each stage; the fetch unit stands still while the next one's is full.
-QUEUE = 512
+from e2compile.targets.vta.order import QUEUE
 
 LOAD_FIRST = (Stage.LOAD, Stage.COMPUTE, Stage.STORE)
 STORE_FIRST = (Stage.STORE, Stage.COMPUTE, Stage.LOAD)
