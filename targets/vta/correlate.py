@@ -8,11 +8,12 @@ from math import prod
 
 from e2compile.targets.vta import correlate_tile, cost, pipeline
 from e2compile.targets.vta.config import Config
-from e2compile.targets.vta.correlate_tile import Block, Range, Tile, cut, window
+from e2compile.targets.vta.correlate_tile import Tile, window
 from e2compile.targets.vta.emit import Box, Emitter, Scratchpad, Slot
 from e2compile.targets.vta.isa import Memory
-from e2compile.targets.vta.nest import DISTANCE, Axis, Nest, padded
+from e2compile.targets.vta.nest import DISTANCE, Axis, Nest
 from e2compile.targets.vta.pipeline import Epilogue, Piece
+from e2compile.targets.vta.ranges import Block, Range, cut, pieces
 from e2compile.targets.vta.stream import INP, OUT, WGT, Stream
 from e2compile.targets.vta.work import Correlation
 
@@ -27,7 +28,7 @@ def stream(work: Correlation, config: Config, tile: Tile | None = None, epilogue
         return _emitted(work, config, tile, epilogue)
     shapes = correlate_tile.promising(work, config, _TRIED)
     tiles = (tile for shape in shapes for tile in correlate_tile.in_pieces(work, config, shape))
-    return min((_emitted(work, config, tile, epilogue) for tile in tiles), key=cost.total)
+    return cost.fastest((_emitted(work, config, tile, epilogue) for tile in tiles), config)
 
 
 def _emitted(work: Correlation, config: Config, tile: Tile, epilogue: Epilogue) -> Stream:
@@ -59,14 +60,14 @@ class _Schedule:
         chunks = [_Chunk(c, k) for c in cut(work.inputs, tile.inputs) for k in cut(len(work.taps), tile.taps)]
         for i, block in enumerate(self._blocks()):
             first = i % tile.acc_slots * tile.pieces
-            parts = correlate_tile.pieces(block, tile.pieces)
-            pieces = [self._piece(part, slot) for part, slot in zip(parts, self.accs[first:], strict=False)]
+            parts = pieces(block, tile.pieces)
+            outputs = [self._piece(part, slot) for part, slot in zip(parts, self.accs[first:], strict=False)]
             emits = [
                 self._products(block, part, piece, chunk, is_first=chunk is chunks[0])
                 for chunk in chunks
-                for part, piece in zip(parts, pieces, strict=True)
+                for part, piece in zip(parts, outputs, strict=True)
             ]
-            yield pipeline.Tile(pieces, emits)
+            yield pipeline.Tile(outputs, emits)
 
     def _blocks(self) -> Iterator[Block]:
         work, tile = self.work, self.tile
@@ -91,7 +92,7 @@ class _Schedule:
             inp_box, wgt_box = self._inp_box(block, chunk), self._wgt_box(block, chunk)
             wgt, inp = self.wgts.load(wgt_box), self.inps.load(inp_box)
             if is_first:
-                self.emitter.reset(piece.slot, max(piece.size, DISTANCE + 1))
+                self.emitter.reset(piece.slot, max(piece.size, DISTANCE))
             nest = self._nest(part, chunk, piece.slot.base, (inp.base, inp_box), (wgt.base, wgt_box))
             self.emitter.multiply(nest, piece.slot, [inp], [wgt])
 
@@ -125,5 +126,6 @@ class _Schedule:
         src = inp_base + (n - first_image) * rows * columns
         first_wgt = wgt_base + (o - wgt_box.begin[0]) * inputs * taps
         offsets = self.work.taps[chunk.taps[0] : sum(chunk.taps)]
+        size = outputs * images * height * width
         points = ((acc, src + (top + i) * columns + left + j, first_wgt) for i, j in offsets)
-        return Nest(padded(axes), tuple((a, s, w + k) for k, (a, s, w) in enumerate(points)))
+        return Nest(axes, tuple((a, s, w + k) for k, (a, s, w) in enumerate(points)), acc + size)

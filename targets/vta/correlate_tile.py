@@ -1,9 +1,9 @@
 """Tiles of a correlation that fit the scratchpads, the promising ones first."""
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise, product
+from itertools import product
 from math import prod
 
 from e2compile.errors import UsageError
@@ -12,10 +12,9 @@ from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.emit import Box
 from e2compile.targets.vta.isa import Memory
 from e2compile.targets.vta.nest import DISTANCE
+from e2compile.targets.vta.ranges import Range, cut, pieces, reach, sizes
 from e2compile.targets.vta.work import Correlation
 
-Range = tuple[int, int]  # where it begins, and its extent
-Block = tuple[Range, Range, Range, Range]  # of outputs, images, rows and columns
 _MOST_PIECES = 4
 # Slots of a scratchpad that is too small for all: one in use, the others loading.
 _SLOTS = 4
@@ -45,7 +44,7 @@ class Tile:
     acc_slots: int = 2
 
     @property
-    def whole(self) -> Block:
+    def whole(self) -> tuple[Range, Range, Range, Range]:
         return (0, self.outputs), (0, self.images), (0, self.height), (0, self.width)
 
     @property
@@ -56,7 +55,7 @@ class Tile:
     @property
     def piece_elements(self) -> int:
         most = max(prod(extent for _, extent in part) for part in pieces(self.whole, self.pieces))
-        return max(most, DISTANCE + 1)
+        return max(most, DISTANCE)
 
     def inp_elements(self, work: Correlation) -> int:
         _, _, rows, columns = self.whole
@@ -64,29 +63,11 @@ class Tile:
         return self.inputs * self.images * max(high * wide for (_, high), (_, wide) in windows)
 
 
-def cut(size: int, most: int) -> list[Range]:
-    """Ranges of at most `most`, as even as they can be."""
-    count = -(-size // most)
-    ends = [size * i // count for i in range(count + 1)]
-    return [(a, b - a) for a, b in pairwise(ends)]
-
-
-def pieces(block: Block, most: int) -> list[Block]:
-    """A block in parts, cut first in its outermost dimension."""
-    at = next((i for i, (_, extent) in enumerate(block) if extent > 1), None)
-    if at is None or most == 1:
-        return [block]
-    begin, extent = block[at]
-    cuts = cut(extent, -(-extent // most))
-    parts = [(*block[:at], (begin + first, size), *block[at + 1 :]) for first, size in cuts]
-    return [piece for part in parts for piece in pieces(part, most // len(cuts))]  # type: ignore[arg-type]
-
-
 def window(work: Correlation, taps: Range, rows: Range, columns: Range) -> tuple[Range, Range]:
     """The input rows and columns that some taps read for a part of an image, and what fills a DMA row."""
-    down, right = zip(*work.taps[taps[0] : sum(taps)], strict=True)
-    high = _reach(rows, work.stride[0], down)
-    wide = _reach(columns, work.stride[1], right)
+    down, right = map(list, zip(*work.taps[taps[0] : sum(taps)], strict=True))
+    high = reach(rows, work.stride[0], down)
+    wide = reach(columns, work.stride[1], right)
     if columns[1] == work.out_width and work.in_width - wide[1] < _ROW:
         wide = 0, work.in_width
         if rows[1] == work.out_height and (work.in_height - high[1]) * work.in_width < _ROW:
@@ -94,24 +75,14 @@ def window(work: Correlation, taps: Range, rows: Range, columns: Range) -> tuple
     return high, wide
 
 
-def _reach(outputs: Range, stride: int, taps: Sequence[int]) -> Range:
-    first, extent = outputs
-    return first * stride + min(taps), (extent - 1) * stride + max(taps) - min(taps) + 1
-
-
 def promising(work: Correlation, config: Config, most: int) -> list[Tile]:
     """The tiles that seem fastest. Raises UsageError if the scratchpads are too small for any."""
     for taps in ([len(work.taps)], sizes(len(work.taps))):
         fitting = (t for shape in _shapes(work, taps) for t in _slotted(work, config, shape))
-        found = heapq.nsmallest(most, fitting, key=lambda tile: _cycles(work, tile))
+        found = heapq.nsmallest(most, fitting, key=lambda tile: _cycles(work, config, tile))
         if found:
             return found
     raise UsageError(f"the scratchpads of {config.name} are too small for any part of {work}")
-
-
-def sizes(extent: int) -> list[int]:
-    """The sizes of even parts, the largest first."""
-    return sorted({-(-extent // count) for count in range(1, extent + 1)}, reverse=True)
 
 
 def _shapes(work: Correlation, taps: list[int]) -> Iterator[Tile]:
@@ -161,12 +132,12 @@ def _counts(work: Correlation, tile: Tile) -> tuple[int, int, int]:
     return -(-work.images // tile.images) * rows * columns, chunks, -(-work.outputs // tile.outputs)
 
 
-def _cycles(work: Correlation, tile: Tile) -> int:
+def _cycles(work: Correlation, config: Config, tile: Tile) -> int:
     """About how long it takes: the busiest stage, and what cannot overlap."""
     places, chunks, blocks = _counts(work, tile)
     sums = prod(work.out_shape[1:])
-    gemm = cost.gemm(0) * places * blocks * (chunks + 1) + work.products + sums
-    shifts = (work.planes - 1) * (cost.alu(0) * places * blocks + 2 * sums)
+    gemm = cost.gemm(places * blocks * (chunks + 1), work.products + sums)
+    shifts = (work.planes - 1) * cost.alu(places * blocks, sums)
 
     inp_loads, wgt_loads = places * chunks, blocks * chunks
     if tile.outputs_first:
@@ -179,12 +150,12 @@ def _cycles(work: Correlation, tile: Tile) -> int:
     inp_box = Box(work.inp_shape, (0, 0, 0, 0), (tile.inputs, tile.images, high, wide))
     wgt_box = Box(work.wgt_shape, (0, 0, 0), (tile.outputs, tile.inputs, tile.taps))
     out_box = Box(work.out_shape, (0, 0, 0, 0, 0), (1, *(extent for _, extent in tile.whole)))
-    inp, wgt = cost.moved(Memory.INP, inp_box), cost.moved(Memory.WGT, wgt_box)
-    out = cost.moved(Memory.OUT, out_box)
+    inp, wgt = cost.moved(Memory.INP, inp_box, config), cost.moved(Memory.WGT, wgt_box, config)
+    out = cost.moved(Memory.OUT, out_box, config)
 
     compute, load = gemm + shifts, inp * inp_loads + wgt * wgt_loads
     store = work.planes * out * places * blocks
-    last = work.planes * out + (work.planes - 1) * cost.alu(prod(out_box.extent)) // 2
+    last = work.planes * out + (work.planes - 1) * cost.alu(1, prod(out_box.extent)) // 2
     if tile.acc_slots < 2:
         compute += last * places * blocks
     if min(tile.inp_slots, inp_loads) < 2 < inp_loads or min(tile.wgt_slots, wgt_loads) < 2 < wgt_loads:

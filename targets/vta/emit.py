@@ -97,8 +97,7 @@ class Emitter:
     def multiply(self, products: Nest, acc: Slot, inps: Sequence[Slot], wgts: Sequence[Slot]) -> None:
         """Add products, whose indices are absolute, to the accumulators of a slot."""
         base = np.array(products.points[0])
-        points = tuple((d, s, w) for d, s, w in (np.array(products.points) - base).tolist())
-        for plan in nest.plans(replace(products, points=points), 1 << self.config.log_uops):
+        for plan in nest.plans(products.relative(), 1 << self.config.log_uops):
             outer, inner = plan.loops
             dst, src, wgt = zip(outer.step, inner.step, strict=True)
             uops = self._placed(plan.uops + base)

@@ -13,6 +13,7 @@ from e2compile.errors import UsageError
 
 # An accumulation is lost where an accumulator returns within fewer micro-ops, as the hardware's RTL shows.
 DISTANCE = 3
+IDLE = DISTANCE - 1  # accumulators that one needs beside it
 _MOST_ITERATIONS = (1 << 14) - 1
 
 Step = tuple[int, int, int]  # of an accumulator, an input and a weight index
@@ -41,11 +42,24 @@ class Axis:
 class Nest:
     """A product for each iteration of the axes and each point, an offset. The order is free.
 
-    No two iterations of axes that do not reduce share an accumulator; points share all or none.
+    No two iterations of axes that do not reduce share an accumulator; points share all or none. From `idle`
+    there are accumulators that nobody reads, for the case that those of the nest are too few to be safe.
     """
 
     axes: tuple[Axis, ...]
-    points: tuple[Step, ...] = ((0, 0, 0),)
+    points: tuple[Step, ...]
+    idle: int
+
+    @property
+    def positions(self) -> int:
+        """Accumulators."""
+        return prod(axis.extent for axis in self.axes if not axis.reduces) * _scatter(self.points)
+
+    def relative(self) -> "Nest":
+        """The same from the first point on."""
+        base = np.array(self.points[0], np.int64)
+        points = tuple((d, s, w) for d, s, w in (np.array(self.points, np.int64) - base).tolist())
+        return Nest(self.axes, points, self.idle - int(base[0]) if self.positions < DISTANCE else 0)
 
 
 @dataclass(frozen=True)
@@ -56,63 +70,76 @@ class Plan:
     uops: Points
 
 
-def padded(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
-    """Axes that also multiply into idle accumulators behind their own, if those are too few to be safe."""
-    positions = prod(axis.extent for axis in axes if not axis.reduces)
-    if positions >= DISTANCE:
-        return axes
-    return (*axes, Axis(-(-DISTANCE // positions), dst=positions))
+_Choice = tuple[int, tuple[Axis, Axis], list[Axis]]
 
 
 @lru_cache(maxsize=4096)
 def plans(nest: Nest, most: int) -> tuple[Plan, ...]:
     """Instructions of at most `most` micro-ops each. Raises UsageError where there is none that is safe."""
-    axes = [axis for axis in nest.axes if axis.extent > 1]
     rest, grid = _grid(nest.points)
+    axes = [axis for axis in (*nest.axes, *grid) if axis.extent > 1]
+    is_idle = nest.positions < DISTANCE
+    candidates = [axes] if is_idle else _splits(axes)
     found = min(
-        (
-            (count, i, pair, inner)
-            for i, split in enumerate(_splits([*axes, *grid]))
-            for count, pair, inner in _pairs(split, rest)
-        ),
-        key=lambda entry: entry[:2],
+        (choice for split in candidates for choice in _choices(split, rest, is_idle)),
+        key=lambda choice: choice[0],
         default=None,
     )
     if found is None:
         raise UsageError(f"no order keeps an accumulator {DISTANCE} micro-ops apart: {nest}")
-    count, _, loops, inner = found
+    count, loops, inner = found
     if count > most:
         return tuple(plan for half in _halves(nest, inner) for plan in plans(half, most))
-    reductions = _offsets(np.zeros((1, 3), np.int64), [axis for axis in inner if axis.reduces])
-    bases = (reductions[:, None] + np.array(rest, np.int64)).reshape(-1, 3)
-    return (Plan(loops, _offsets(bases, [axis for axis in inner if not axis.reduces])),)
+    return (Plan(loops, _enumerated(nest, rest, inner)),)
 
 
-def _pairs(axes: list[Axis], rest: tuple[Step, ...]) -> Iterator[tuple[int, tuple[Axis, Axis], list[Axis]]]:
-    """Choices of two loops that are safe: their number of micro-ops, the loops, and what is left."""
-    choices = [*range(len(axes)), None]
-    for outer, inner in product(choices, repeat=2):
+def _choices(axes: list[Axis], rest: tuple[Step, ...], is_idle: bool) -> Iterator[_Choice]:
+    """Pairs of loops that are safe, with how many micro-ops they need, and the axes that are left."""
+    numbers = [*range(len(axes)), None]
+    for outer, inner in product(numbers, repeat=2):
         if outer == inner and outer is not None:
             continue
         left = [axis for i, axis in enumerate(axes) if i not in (outer, inner)]
-        pair = tuple(Axis(1) if i is None else axes[i] for i in (outer, inner))
-        if max(pair[0].extent, pair[1].extent) > _MOST_ITERATIONS or not _is_safe(pair, left, rest):
+        pair = (Axis(1) if outer is None else axes[outer], Axis(1) if inner is None else axes[inner])
+        count = len(rest) * prod(axis.extent for axis in left)
+        if max(axis.extent for axis in pair) > _MOST_ITERATIONS:
             continue
-        yield len(rest) * prod(axis.extent for axis in left), (pair[0], pair[1]), left
+        if is_idle and all(axis.reduces for axis in pair):
+            yield count * DISTANCE, pair, left
+        elif not is_idle and _is_safe(pair, left, rest):
+            yield count, pair, left
 
 
-def _is_safe(pair: tuple[Axis, ...], left: list[Axis], rest: tuple[Step, ...]) -> bool:
-    scatter = len({point[0] for point in rest})
-    distance = scatter * prod(axis.extent for axis in left if not axis.reduces)
+def _is_safe(pair: tuple[Axis, Axis], left: list[Axis], rest: tuple[Step, ...]) -> bool:
+    """Whether no accumulator returns too early: what is innermost does not reduce, and is long enough."""
+    distance = _scatter(rest) * prod(axis.extent for axis in left if not axis.reduces)
     if distance >= DISTANCE:
         return True
-    if scatter < len(rest) or any(axis.reduces for axis in left):
+    if _scatter(rest) < len(rest) or any(axis.reduces for axis in left):
         return False
     for axis in reversed(pair):
         if axis.reduces and axis.extent > 1:
             return distance >= DISTANCE
         distance *= axis.extent
     return True
+
+
+def _scatter(points: tuple[Step, ...]) -> int:
+    """Accumulators of points."""
+    return len({point[0] for point in points})
+
+
+def _enumerated(nest: Nest, rest: tuple[Step, ...], inner: list[Axis]) -> Points:
+    """Micro-ops of some axes and points: what reduces outermost, idle ones after each round of the rest."""
+    reductions = _offsets(np.zeros((1, 3), np.int64), [axis for axis in inner if axis.reduces])
+    bases = (reductions[:, None] + np.array(rest, np.int64)).reshape(-1, 3)
+    uops = _offsets(bases, [axis for axis in inner if not axis.reduces])
+    if nest.positions >= DISTANCE:
+        return uops
+    rounds = uops.reshape(-1, nest.positions, 3)
+    idle = np.repeat(rounds[:, :1], DISTANCE - nest.positions, axis=1)
+    idle[:, :, 0] = nest.idle + np.arange(DISTANCE - nest.positions)
+    return np.concatenate([rounds, idle], axis=1).reshape(-1, 3)
 
 
 def _splits(axes: list[Axis]) -> Iterator[list[Axis]]:
@@ -150,7 +177,7 @@ def _offsets(points: Points, axes: list[Axis]) -> Points:
 
 def _halves(nest: Nest, inner: list[Axis]) -> Iterator[Nest]:
     """Two nests that do the work of one: with less of the reduction for micro-ops to enumerate, if any."""
-    points = Axis(len(nest.points), dst=len({point[0] for point in nest.points}) - 1)
+    points = Axis(len(nest.points), dst=_scatter(nest.points) - 1)
     axes = [axis for axis in nest.axes if axis in inner] or nest.axes
     axis = max((points, *axes), key=lambda a: (a.reduces and a.extent > 1, a.extent))
     if axis is points:
@@ -164,4 +191,4 @@ def _halves(nest: Nest, inner: list[Axis]) -> Iterator[Nest]:
         halved = (*nest.axes[:at], replace(axis, extent=extent), *nest.axes[at + 1 :])
         shift = tuple(begin * step for step in axis.step)
         points_from = (tuple(np.add(point, shift).tolist()) for point in nest.points)
-        yield Nest(halved, tuple((d, s, w) for d, s, w in points_from))
+        yield Nest(halved, tuple((d, s, w) for d, s, w in points_from), nest.idle)

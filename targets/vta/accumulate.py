@@ -1,0 +1,166 @@
+"""Streams of accumulations: weight gradients, whose sums run over pixels and samples."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from itertools import groupby, product
+from math import prod
+
+from e2compile.targets.vta import accumulate_tile, cost, pipeline
+from e2compile.targets.vta.accumulate_tile import Tile, columns
+from e2compile.targets.vta.config import Config
+from e2compile.targets.vta.emit import Box, Emitter, Scratchpad, Slot
+from e2compile.targets.vta.isa import Memory
+from e2compile.targets.vta.nest import IDLE, Axis, Nest, Step
+from e2compile.targets.vta.pipeline import Epilogue, Piece
+from e2compile.targets.vta.ranges import Block, Range, cut, meet, pieces, steps
+from e2compile.targets.vta.stream import INP, OUT, WGT, Stream
+from e2compile.targets.vta.work import Accumulation
+
+# Shapes of tiles of which streams are made and timed, for the fastest.
+_TRIED = 4
+
+
+@lru_cache(maxsize=256)
+def stream(work: Accumulation, config: Config, tile: Tile | None = None, epilogue: Epilogue = ()) -> Stream:
+    """A stream that runs the work, with the fastest of some tiles if none is given."""
+    if tile is not None:
+        return _emitted(work, config, tile, epilogue)
+    shapes = accumulate_tile.promising(work, config, _TRIED)
+    tiles = (tile for shape in shapes for tile in accumulate_tile.in_pieces(config, shape))
+    return cost.fastest((_emitted(work, config, tile, epilogue) for tile in tiles), config)
+
+
+def _emitted(work: Accumulation, config: Config, tile: Tile, epilogue: Epilogue) -> Stream:
+    schedule = _Schedule(work, config, tile)
+    pipeline.run(schedule.emitter, schedule.tiles(), epilogue, tile.acc_slots > 1)
+    sizes = {INP: prod(work.inp_shape), WGT: prod(work.wgt_shape), OUT: prod(work.out_shape)}
+    return schedule.emitter.finish(sizes)
+
+
+class _Schedule:
+    def __init__(self, work: Accumulation, config: Config, tile: Tile) -> None:
+        self.work = work
+        self.tile = tile
+        self.emitter = Emitter(config)
+        self.inps = Scratchpad(self.emitter, Memory.INP, tile.inp_elements(work), tile.inp_slots)
+        self.wgts = Scratchpad(self.emitter, Memory.WGT, tile.wgt_elements, tile.wgt_slots)
+        self.accs = [Slot(i * tile.piece_elements) for i in range(tile.acc_slots * tile.pieces)]
+        self.top = min(down for down, _ in work.taps)
+        self.band = tile.band(work)
+
+    def tiles(self) -> Iterator[pipeline.Tile]:
+        work, tile = self.work, self.tile
+        chunks = list(product(cut(work.out_width, tile.width), steps(work.out_height, tile.height)))
+        for i, block in enumerate(self._blocks()):
+            first = i % tile.acc_slots * tile.pieces
+            parts = pieces(block, tile.pieces)
+            outputs = [self._piece(part, slot) for part, slot in zip(parts, self.accs[first:], strict=False)]
+            c, channels = block[1]
+            groups = [(c + begin, size) for begin, size in cut(channels, tile.group)]
+            fresh = set(parts)
+            emits = [
+                self._products(part, piece, chunk, group, block[2], fresh)
+                for chunk in chunks
+                for group in groups
+                for part, piece in zip(parts, outputs, strict=True)
+                if meet(part[1], group)[1] > 0
+            ]
+            yield pipeline.Tile(outputs, emits)
+
+    def _blocks(self) -> Iterator[Block]:
+        work, tile = self.work, self.tile
+        outputs = cut(work.outputs, tile.outputs)
+        rest = list(product(cut(len(work.taps), tile.taps), cut(work.channels, tile.channels)))
+        if tile.outputs_first:
+            yield from ((taps, channels, o) for o in outputs for taps, channels in rest)
+        else:
+            yield from ((taps, channels, o) for taps, channels in rest for o in outputs)
+
+    def _piece(self, part: Block, slot: Slot) -> Piece:
+        begin, extent = zip(*part, strict=True)
+        return Piece(Box(self.work.out_shape, (0, *begin), (1, *extent)), prod(extent), slot)
+
+    def _products(
+        self,
+        part: Block,
+        piece: Piece,
+        chunk: tuple[Range, Range],
+        group: Range,
+        outputs: Range,
+        fresh: set[Block],
+    ) -> Callable[[], None]:
+        """What emits a chunk's products of those channels of a piece that are in a group.
+
+        `outputs` are the blocks whose weights load together, `fresh` the pieces that have no sums yet.
+        """
+        xs, ys = chunk
+
+        def emit() -> None:
+            wgt_box = Box(self.work.wgt_shape, *zip(outputs, ys, xs, strict=True))
+            wgt = self.wgts.load(wgt_box)
+            bands = sorted({band for y in range(ys[0], sum(ys)) for band in self._bands(part[0], y)})
+            boxes = [self._inp_box(band, group, xs) for band in bands]
+            inps = [self.inps.load(box) for box in boxes]
+            places = {b: (i.base, box) for b, i, box in zip(bands, inps, boxes, strict=True)}
+            if part in fresh:
+                fresh.remove(part)
+                self.emitter.reset(piece.slot, piece.size + IDLE)
+            channels = meet(part[1], group)
+            for _, run in groupby(range(ys[0], sum(ys)), lambda y: self._bands(part[0], y)):
+                rows = list(run)
+                acc = piece.slot.base, part
+                points = self._points(acc, channels[0], rows[0], (wgt.base, wgt_box), places)
+                axes = self._axes(part, channels[1], len(rows), xs, wgt_box)
+                self.emitter.multiply(
+                    Nest(axes, tuple(points), piece.slot.base + piece.size), piece.slot, inps, [wgt]
+                )
+
+        return emit
+
+    def _bands(self, taps: Range, y: int) -> list[int]:
+        """The band in which each tap's input row for an output row lies."""
+        if not self.tile.keeps:
+            return [y // self.tile.height] * taps[1]
+        first = y * self.work.stride[0] - self.top
+        return [(first + down) // self.band for down, _ in self.work.taps[taps[0] : sum(taps)]]
+
+    def _inp_box(self, band: int, channels: Range, xs: Range) -> Box:
+        """A band, moved up where rows are missing at the bottom, so that all are of one size."""
+        first = self.top + band * self.tile.height * self.work.stride[0]
+        rows = min(first, self.work.in_height - self.band), self.band
+        begin, extent = zip(channels, rows, columns(self.work, xs), strict=True)
+        return Box(self.work.inp_shape, begin, extent)
+
+    def _axes(self, part: Block, channels: int, rows: int, xs: Range, wgt_box: Box) -> tuple[Axis, ...]:
+        outputs = part[2][1]
+        dy, dx = self.work.stride
+        wide = columns(self.work, xs)[1]
+        _, height, width = wgt_box.extent
+        return (
+            Axis(rows, src=dy * wide, wgt=width),
+            Axis(width, src=dx, wgt=1),
+            Axis(channels, dst=outputs, src=self.band * wide),
+            Axis(outputs, dst=1, wgt=height * width),
+        )
+
+    def _points(
+        self,
+        acc: tuple[int, Block],
+        channel: int,
+        y: int,
+        wgt: tuple[int, Box],
+        inps: Mapping[int, tuple[int, Box]],
+    ) -> Iterator[Step]:
+        """Of each tap, the indices of the first product, given where each operand lies."""
+        acc_base, (taps, (c, channels), (o, outputs)) = acc
+        dy, dx = self.work.stride
+        wgt_base, wgt_box = wgt
+        (first_output, first_y, first_x), (_, height, width) = wgt_box.begin, wgt_box.extent
+        w = wgt_base + ((o - first_output) * height + y - first_y) * width
+        for i, band in enumerate(self._bands(taps, y)):
+            down, right = self.work.taps[taps[0] + i]
+            base, box = inps[band]
+            (first_channel, first_row, first_column), (_, rows, wide) = box.begin, box.extent
+            row = (channel - first_channel) * rows + y * dy + down - first_row
+            src = base + row * wide + first_x * dx + right - first_column
+            yield acc_base + (i * channels + channel - c) * outputs, src, w
