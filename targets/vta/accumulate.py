@@ -17,7 +17,7 @@ from e2compile.targets.vta.stream import INP, OUT, WGT, Stream
 from e2compile.targets.vta.work import Accumulation
 
 # Shapes of tiles of which streams are made and timed, for the fastest.
-_TRIED = 4
+_TRIED = 3
 
 
 @lru_cache(maxsize=256)

@@ -10,15 +10,16 @@ from e2compile.targets.vta import correlate_tile, cost, pipeline
 from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.correlate_tile import Tile, window
 from e2compile.targets.vta.emit import Box, Emitter, Scratchpad, Slot
+from e2compile.targets.vta.footprint import DISTANCE
 from e2compile.targets.vta.isa import Memory
-from e2compile.targets.vta.nest import DISTANCE, Axis, Nest
+from e2compile.targets.vta.nest import Axis, Nest
 from e2compile.targets.vta.pipeline import Epilogue, Piece
 from e2compile.targets.vta.ranges import Block, Range, cut, pieces
 from e2compile.targets.vta.stream import INP, OUT, WGT, Stream
 from e2compile.targets.vta.work import Correlation
 
 # Shapes of tiles of which streams are made and timed, for the fastest.
-_TRIED = 4
+_TRIED = 3
 
 
 @lru_cache(maxsize=256)

@@ -10,8 +10,8 @@ from e2compile.errors import UsageError
 from e2compile.targets.vta import cost
 from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.emit import Box
+from e2compile.targets.vta.footprint import DISTANCE
 from e2compile.targets.vta.isa import Memory
-from e2compile.targets.vta.nest import DISTANCE
 from e2compile.targets.vta.ranges import Range, cut, pieces, reach, sizes
 from e2compile.targets.vta.work import Correlation
 
