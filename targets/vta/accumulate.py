@@ -1,6 +1,7 @@
 """Streams of accumulations: weight gradients, whose sums run over pixels and samples."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby, product
 from math import prod
@@ -37,6 +38,15 @@ def _emitted(work: Accumulation, config: Config, tile: Tile, epilogue: Epilogue)
     return schedule.emitter.finish(sizes)
 
 
+@dataclass(frozen=True)
+class _Chunk:
+    """A part of the pixels, in a pass."""
+
+    number: int
+    columns: Range
+    rows: Range
+
+
 class _Schedule:
     def __init__(self, work: Accumulation, config: Config, tile: Tile) -> None:
         self.work = work
@@ -50,22 +60,23 @@ class _Schedule:
 
     def tiles(self) -> Iterator[pipeline.Tile]:
         work, tile = self.work, self.tile
-        chunks = list(product(cut(work.out_width, tile.width), steps(work.out_height, tile.height)))
+        places = cut(work.out_width, tile.width), steps(work.out_height, tile.height)
+        chunks = [_Chunk(*parts) for parts in product(range(work.passes), *places)]
         for i, block in enumerate(self._blocks()):
             first = i % tile.acc_slots * tile.pieces
             parts = pieces(block, tile.pieces)
             outputs = [self._piece(part, slot) for part, slot in zip(parts, self.accs[first:], strict=False)]
             c, channels = block[1]
             groups = [(c + begin, size) for begin, size in cut(channels, tile.group)]
-            fresh = set(parts)
+            begun = set[tuple[int, Block]]()
             emits = [
-                self._products(part, piece, chunk, group, block[2], fresh)
+                self._products(part, piece, chunk, group, block[2], begun)
                 for chunk in chunks
                 for group in groups
                 for part, piece in zip(parts, outputs, strict=True)
                 if meet(part[1], group)[1] > 0
             ]
-            yield pipeline.Tile(outputs, emits)
+            yield pipeline.Tile(outputs, emits, work.passes, work.planes)
 
     def _blocks(self) -> Iterator[Block]:
         work, tile = self.work, self.tile
@@ -78,33 +89,34 @@ class _Schedule:
 
     def _piece(self, part: Block, slot: Slot) -> Piece:
         begin, extent = zip(*part, strict=True)
-        return Piece(Box(self.work.out_shape, (0, *begin), (1, *extent)), prod(extent), slot)
+        return Piece(Box(self.work.out_shape, (0, *begin), (1, *extent)), prod(extent), IDLE, slot)
 
     def _products(
         self,
         part: Block,
         piece: Piece,
-        chunk: tuple[Range, Range],
+        chunk: _Chunk,
         group: Range,
         outputs: Range,
-        fresh: set[Block],
+        begun: set[tuple[int, Block]],
     ) -> Callable[[], None]:
         """What emits a chunk's products of those channels of a piece that are in a group.
 
-        `outputs` are the blocks whose weights load together, `fresh` the pieces that have no sums yet.
+        `outputs` are the blocks whose weights load together, `begun` the passes of pieces that have begun.
         """
-        xs, ys = chunk
+        xs, ys = chunk.columns, chunk.rows
 
         def emit() -> None:
-            wgt_box = Box(self.work.wgt_shape, *zip(outputs, ys, xs, strict=True))
+            stored = chunk.number * self.work.outputs + outputs[0], outputs[1]
+            wgt_box = Box(self.work.wgt_shape, *zip(stored, ys, xs, strict=True))
             wgt = self.wgts.load(wgt_box)
             bands = sorted({band for y in range(ys[0], sum(ys)) for band in self._bands(part[0], y)})
             boxes = [self._inp_box(band, group, xs) for band in bands]
             inps = [self.inps.load(box) for box in boxes]
             places = {b: (i.base, box) for b, i, box in zip(bands, inps, boxes, strict=True)}
-            if part in fresh:
-                fresh.remove(part)
-                self.emitter.reset(piece.slot, piece.size + IDLE)
+            if (chunk.number, part) not in begun:
+                begun.add((chunk.number, part))
+                pipeline.next_pass(self.emitter, piece, chunk.number)
             channels = meet(part[1], group)
             for _, run in groupby(range(ys[0], sum(ys)), lambda y: self._bands(part[0], y)):
                 rows = list(run)
@@ -156,7 +168,7 @@ class _Schedule:
         dy, dx = self.work.stride
         wgt_base, wgt_box = wgt
         (first_output, first_y, first_x), (_, height, width) = wgt_box.begin, wgt_box.extent
-        w = wgt_base + ((o - first_output) * height + y - first_y) * width
+        w = wgt_base + ((o - first_output % self.work.outputs) * height + y - first_y) * width
         for i, band in enumerate(self._bands(taps, y)):
             down, right = self.work.taps[taps[0] + i]
             base, box = inps[band]

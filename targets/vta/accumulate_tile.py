@@ -130,7 +130,7 @@ def _slotted(work: Accumulation, config: Config, tile: Tile) -> Iterator[Tile]:
     accs = (1 << config.log_accs) // tile.piece_elements
     if inps < used * (groups if tile.keeps else 1) or min(wgts, accs) < 1:
         return
-    inp_use = 0 if tile.outputs_first else _bands(tile, chunks, used) * groups
+    inp_use = 0 if tile.outputs_first else _bands(work, tile, used) * groups
     wgt_use = chunks if tile.outputs_first else chunks * outputs
     yield replace(
         tile,
@@ -140,14 +140,15 @@ def _slotted(work: Accumulation, config: Config, tile: Tile) -> Iterator[Tile]:
     )
 
 
-def _bands(tile: Tile, chunks: int, used: int) -> int:
-    """Bands of a group that all chunks read."""
+def _bands(work: Accumulation, tile: Tile, used: int) -> int:
+    """Bands of a group that all chunks of a pass read."""
+    chunks = _counts(work, tile)[0] // work.passes
     return chunks - 1 + used if tile.keeps else chunks
 
 
 def _counts(work: Accumulation, tile: Tile) -> tuple[int, int, int]:
-    """Chunks of the sums, tiles of taps and channels, tiles of output blocks."""
-    chunks = -(-work.out_height // tile.height) * -(-work.out_width // tile.width)
+    """Chunks of the sums in all passes, tiles of taps and channels, tiles of output blocks."""
+    chunks = work.passes * -(-work.out_height // tile.height) * -(-work.out_width // tile.width)
     blocks = -(-len(work.taps) // tile.taps) * -(-work.channels // tile.channels)
     return chunks, blocks, -(-work.outputs // tile.outputs)
 
@@ -165,17 +166,19 @@ def _cycles(work: Accumulation, config: Config, tile: Tile) -> int:
     out = cost.moved(Memory.OUT, out_box, config)
 
     runs = min(tile.height, used + 1) if used > 1 else 1
-    products = cost.gemm(chunks * groups * runs + 1, sums * (work.out_height * work.out_width + 1))
+    products = cost.gemm(
+        chunks * groups * runs + 1, sums * (work.passes * work.out_height * work.out_width + 1)
+    )
     shifts = (work.planes - 1) * cost.alu(1, sums)
     store = work.planes * out
     last = store + shifts // 2
     compute = products + shifts + (last if tile.acc_slots < 2 else 0)
-    inps, wgts = inp * groups * _bands(tile, chunks, used), wgt * chunks
+    inps, wgts = inp * groups * work.passes * _bands(work, tile, used), wgt * chunks
     if tile.inp_slots <= used and chunks * groups * blocks > 1:
         compute += inps
     stall = wgt + inp - (tile.inp_slots - used) * products // (chunks * groups)
 
-    keeps_inps = not tile.outputs_first and tile.inp_slots >= groups * _bands(tile, chunks, used)
+    keeps_inps = not tile.outputs_first and tile.inp_slots >= groups * _bands(work, tile, used)
     keeps_wgts = tile.wgt_slots >= (chunks if tile.outputs_first else chunks * outputs)
     firsts = max(blocks if keeps_inps else 0, (outputs if tile.outputs_first else 1) if keeps_wgts else 0)
     again = (0 if keeps_inps else inps) + (0 if keeps_wgts else wgts)

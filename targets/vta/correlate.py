@@ -41,8 +41,9 @@ def _emitted(work: Correlation, config: Config, tile: Tile, epilogue: Epilogue) 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A part of the reduction."""
+    """A part of the reduction, in a pass."""
 
+    number: int
     inputs: Range
     taps: Range
 
@@ -58,17 +59,18 @@ class _Schedule:
 
     def tiles(self) -> Iterator[pipeline.Tile]:
         work, tile = self.work, self.tile
-        chunks = [_Chunk(c, k) for c in cut(work.inputs, tile.inputs) for k in cut(len(work.taps), tile.taps)]
+        parts_of = range(work.passes), cut(work.inputs, tile.inputs), cut(len(work.taps), tile.taps)
+        chunks = [_Chunk(*parts) for parts in product(*parts_of)]
         for i, block in enumerate(self._blocks()):
             first = i % tile.acc_slots * tile.pieces
             parts = pieces(block, tile.pieces)
             outputs = [self._piece(part, slot) for part, slot in zip(parts, self.accs[first:], strict=False)]
             emits = [
-                self._products(block, part, piece, chunk, is_first=chunk is chunks[0])
+                self._products(block, part, piece, chunk)
                 for chunk in chunks
                 for part, piece in zip(parts, outputs, strict=True)
             ]
-            yield pipeline.Tile(outputs, emits)
+            yield pipeline.Tile(outputs, emits, work.passes, work.planes)
 
     def _blocks(self) -> Iterator[Block]:
         work, tile = self.work, self.tile
@@ -82,18 +84,17 @@ class _Schedule:
 
     def _piece(self, part: Block, slot: Slot) -> Piece:
         begin, extent = zip(*part, strict=True)
-        return Piece(Box(self.work.out_shape, (0, *begin), (1, *extent)), prod(extent), slot)
+        size = prod(extent)
+        return Piece(Box(self.work.out_shape, (0, *begin), (1, *extent)), size, max(DISTANCE - size, 0), slot)
 
-    def _products(
-        self, block: Block, part: Block, piece: Piece, chunk: _Chunk, is_first: bool
-    ) -> Callable[[], None]:
+    def _products(self, block: Block, part: Block, piece: Piece, chunk: _Chunk) -> Callable[[], None]:
         """What emits the products of a piece and a chunk."""
 
         def emit() -> None:
             inp_box, wgt_box = self._inp_box(block, chunk), self._wgt_box(block, chunk)
             wgt, inp = self.wgts.load(wgt_box), self.inps.load(inp_box)
-            if is_first:
-                self.emitter.reset(piece.slot, max(piece.size, DISTANCE))
+            if chunk.inputs[0] == chunk.taps[0] == 0:
+                pipeline.next_pass(self.emitter, piece, chunk.number)
             nest = self._nest(part, chunk, piece.slot.base, (inp.base, inp_box), (wgt.base, wgt_box))
             self.emitter.multiply(nest, piece.slot, [inp], [wgt])
 
@@ -101,7 +102,9 @@ class _Schedule:
 
     def _inp_box(self, block: Block, chunk: _Chunk) -> Box:
         _, images, rows, columns = block
-        begin, extent = zip(chunk.inputs, images, *window(self.work, chunk.taps, rows, columns), strict=True)
+        first, count = chunk.inputs
+        inputs = chunk.number * self.work.inputs + first, count
+        begin, extent = zip(inputs, images, *window(self.work, chunk.taps, rows, columns), strict=True)
         return Box(self.work.inp_shape, begin, extent)
 
     def _wgt_box(self, block: Block, chunk: _Chunk) -> Box:

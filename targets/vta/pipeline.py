@@ -16,19 +16,22 @@ _BYTE = 8
 
 @dataclass(frozen=True)
 class Piece:
-    """Outputs, `box` in their first byte plane, and the accumulators that hold their sums."""
+    """Outputs, `box` in their first byte plane, and their accumulators, `size` of them and idle ones."""
 
     box: Box
     size: int
+    idle: int
     slot: Slot
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Pieces that share operands. Each of `parts` emits some of their products."""
+    """Pieces that share operands. Each of `parts` emits some of their products, pass by pass."""
 
     pieces: Sequence[Piece]
     parts: Sequence[Callable[[], None]]
+    passes: int
+    planes: int
 
 
 def run(emitter: Emitter, tiles: Iterable[Tile], epilogue: Epilogue, has_halves: bool) -> None:
@@ -40,7 +43,7 @@ def run(emitter: Emitter, tiles: Iterable[Tile], epilogue: Epilogue, has_halves:
         for i in range(len(tile.parts) + 1):
             _run(emit for at, emit in zip(due, waiting, strict=True) if at == i)
             _run(tile.parts[i : i + 1])
-        waiting = _bytes(emitter, tile.pieces, epilogue)
+        waiting = _bytes(emitter, tile, epilogue)
         if not has_halves:
             _run(waiting)
             waiting = []
@@ -52,20 +55,33 @@ def _run(emits: Iterable[Callable[[], None]]) -> None:
         emit()
 
 
-def _bytes(emitter: Emitter, pieces: Sequence[Piece], epilogue: Epilogue) -> list[Callable[[], None]]:
-    """Emit what stores the first plane; what makes each of the others."""
-    for piece in pieces:
+def next_pass(emitter: Emitter, piece: Piece, number: int) -> None:
+    """Make a piece ready for a pass of products, from 0: the planes below leave before."""
+    if number == 0:
+        emitter.reset(piece.slot, piece.size + piece.idle)
+    else:
+        _store(emitter, piece, number - 1)
+        emitter.apply(AluOp.SHR, _BYTE, piece.slot, piece.size)
+
+
+def _store(emitter: Emitter, piece: Piece, plane: int) -> None:
+    box = replace(piece.box, begin=(plane, *piece.box.begin[1:]))
+    emitter.move(Memory.OUT, box, piece.slot)
+
+
+def _bytes(emitter: Emitter, tile: Tile, epilogue: Epilogue) -> list[Callable[[], None]]:
+    """Emit what stores the plane that the last pass ends in; what makes each of those above."""
+    for piece in tile.pieces:
         for op, immediate in epilogue:
             emitter.apply(op, immediate, piece.slot, piece.size)
-        emitter.move(Memory.OUT, piece.box, piece.slot)
+        _store(emitter, piece, tile.passes - 1)
 
     def shifted(plane: int) -> Callable[[], None]:
         def emit() -> None:
-            for piece in pieces:
+            for piece in tile.pieces:
                 emitter.apply(AluOp.SHR, _BYTE, piece.slot, piece.size)
-                box = replace(piece.box, begin=(plane, *piece.box.begin[1:]))
-                emitter.move(Memory.OUT, box, piece.slot)
+                _store(emitter, piece, plane)
 
         return emit
 
-    return [shifted(plane) for plane in range(1, pieces[0].box.shape[0])]
+    return [shifted(plane) for plane in range(tile.passes, tile.planes)]

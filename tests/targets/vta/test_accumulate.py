@@ -1,5 +1,7 @@
 """Streams of accumulations: exact, within VTA's rules, and close to what the array can do."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,6 +52,13 @@ def test_is_exact(work: Accumulation, vta: config.Config) -> None:
     assert_exact(work, accumulate.stream(work, vta), vta)
 
 
+@pytest.mark.parametrize("passes", [2, 3])
+@pytest.mark.parametrize("name", ["one product", "matrix", "odd", "five", "more sums than accumulators"])
+def test_is_exact_with_gradients_of_several_bytes(name: str, passes: int) -> None:
+    work = replace(WORKS[name], passes=passes, planes=4)
+    assert_exact(work, accumulate.stream(work, PYNQ), PYNQ)
+
+
 SMALL = small(PYNQ, uop=6, inp=9, wgt=12, acc=10)
 
 
@@ -64,10 +73,12 @@ SMALL = small(PYNQ, uop=6, inp=9, wgt=12, acc=10)
             st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=6, unique=True
         ).map(tuple),
         stride=st.integers(1, 3),
-        planes=st.integers(1, 4),
-    )
+        planes=st.integers(2, 4),
+    ),
+    passes=st.integers(1, 2),
 )
-def test_is_exact_in_small_scratchpads(work: Accumulation) -> None:
+def test_is_exact_in_small_scratchpads(work: Accumulation, passes: int) -> None:
+    work = replace(work, passes=passes)
     assert_exact(work, accumulate.stream(work, SMALL), SMALL)
 
 

@@ -31,19 +31,29 @@ def operands(work: Work, vta: Config, seed: int = 0) -> tuple[Blocks, Blocks]:
 
 def sums(work: Work, inp: Blocks, wgt: Blocks) -> NDArray[np.int64]:
     """The exact sums; float64 holds them."""
+    if isinstance(work, Correlation):
+        inps, wgts = whole(inp, work.passes), wgt.astype(float)
+    else:
+        inps, wgts = inp.astype(float), whole(wgt, work.passes)
     (dy, dx), height, width = work.stride, work.out_height, work.out_width
     total = 0.0
     for t, (i, j) in enumerate(work.taps):
-        read = inp[..., i : i + (height - 1) * dy + 1 : dy, j : j + (width - 1) * dx + 1 : dx, :, :].astype(
+        read = inps[..., i : i + (height - 1) * dy + 1 : dy, j : j + (width - 1) * dx + 1 : dx, :, :].astype(
             float
         )
         if isinstance(work, Correlation):
-            total += np.einsum("cnyxbk,ocmk->onyxbm", read, wgt[:, :, t].astype(float), optimize=True)
+            total += np.einsum("cnyxbk,ocmk->onyxbm", read, wgts[:, :, t], optimize=True)
         else:
             taps = np.arange(len(work.taps)) == t
-            found = np.einsum("cyxbk,oyxmk->cobm", read, wgt.astype(float), optimize=True)
+            found = np.einsum("cyxbk,oyxmk->cobm", read, wgts, optimize=True)
             total += np.multiply.outer(taps, found)
     return np.asarray(total).astype(np.int64)
+
+
+def whole(operand: Blocks, passes: int) -> NDArray[np.float64]:
+    """What planes of bytes, low first, stand for."""
+    parts = operand.reshape(passes, -1, *operand.shape[1:]).astype(float)
+    return np.asarray(sum(256.0**p * part for p, part in enumerate(parts)))
 
 
 def planes(values: NDArray[np.int64], count: int) -> Blocks:
