@@ -1,6 +1,6 @@
 """Streams of accumulations: weight gradients, whose sums run over pixels and samples."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby, product
@@ -12,7 +12,7 @@ from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.emit import Box, Emitter, Scratchpad, Slot
 from e2compile.targets.vta.isa import Memory
 from e2compile.targets.vta.nest import IDLE, Axis, Nest, Step
-from e2compile.targets.vta.pipeline import Epilogue, Piece
+from e2compile.targets.vta.pipeline import Epilogue, Part, Piece
 from e2compile.targets.vta.ranges import Block, Range, cut, meet, pieces, steps
 from e2compile.targets.vta.stream import INP, OUT, WGT, Stream
 from e2compile.targets.vta.work import Accumulation
@@ -68,15 +68,14 @@ class _Schedule:
             outputs = [self._piece(part, slot) for part, slot in zip(parts, self.accs[first:], strict=False)]
             c, channels = block[1]
             groups = [(c + begin, size) for begin, size in cut(channels, tile.group)]
-            begun = set[tuple[int, Block]]()
             emits = [
-                self._products(part, piece, chunk, group, block[2], begun)
+                self._products(part, piece, chunk, group, block[2])
                 for chunk in chunks
                 for group in groups
                 for part, piece in zip(parts, outputs, strict=True)
                 if meet(part[1], group)[1] > 0
             ]
-            yield pipeline.Tile(outputs, emits, work.passes, work.planes)
+            yield pipeline.Tile(outputs, emits)
 
     def _blocks(self) -> Iterator[Block]:
         work, tile = self.work, self.tile
@@ -91,18 +90,10 @@ class _Schedule:
         begin, extent = zip(*part, strict=True)
         return Piece(Box(self.work.out_shape, (0, *begin), (1, *extent)), prod(extent), IDLE, slot)
 
-    def _products(
-        self,
-        part: Block,
-        piece: Piece,
-        chunk: _Chunk,
-        group: Range,
-        outputs: Range,
-        begun: set[tuple[int, Block]],
-    ) -> Callable[[], None]:
-        """What emits a chunk's products of those channels of a piece that are in a group.
+    def _products(self, part: Block, piece: Piece, chunk: _Chunk, group: Range, outputs: Range) -> Part:
+        """A chunk's products of those channels of a piece that are in a group.
 
-        `outputs` are the blocks whose weights load together, `begun` the passes of pieces that have begun.
+        `outputs` are the blocks whose weights load together.
         """
         xs, ys = chunk.columns, chunk.rows
 
@@ -114,9 +105,6 @@ class _Schedule:
             boxes = [self._inp_box(band, group, xs) for band in bands]
             inps = [self.inps.load(box) for box in boxes]
             places = {b: (i.base, box) for b, i, box in zip(bands, inps, boxes, strict=True)}
-            if (chunk.number, part) not in begun:
-                begun.add((chunk.number, part))
-                pipeline.next_pass(self.emitter, piece, chunk.number)
             channels = meet(part[1], group)
             for _, run in groupby(range(ys[0], sum(ys)), lambda y: self._bands(part[0], y)):
                 rows = list(run)
@@ -127,7 +115,7 @@ class _Schedule:
                     Nest(axes, tuple(points), piece.slot.base + piece.size), piece.slot, inps, [wgt]
                 )
 
-        return emit
+        return Part(piece, chunk.number, emit)
 
     def _bands(self, taps: Range, y: int) -> list[int]:
         """The band in which each tap's input row for an output row lies."""

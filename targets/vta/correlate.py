@@ -1,6 +1,6 @@
 """Streams of correlations: convolutions, their input gradients and matrix products."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -13,7 +13,7 @@ from e2compile.targets.vta.emit import Box, Emitter, Scratchpad, Slot
 from e2compile.targets.vta.footprint import DISTANCE
 from e2compile.targets.vta.isa import Memory
 from e2compile.targets.vta.nest import Axis, Nest
-from e2compile.targets.vta.pipeline import Epilogue, Piece
+from e2compile.targets.vta.pipeline import Epilogue, Part, Piece
 from e2compile.targets.vta.ranges import Block, Range, cut, pieces
 from e2compile.targets.vta.stream import INP, OUT, WGT, Stream
 from e2compile.targets.vta.work import Correlation
@@ -70,7 +70,7 @@ class _Schedule:
                 for chunk in chunks
                 for part, piece in zip(parts, outputs, strict=True)
             ]
-            yield pipeline.Tile(outputs, emits, work.passes, work.planes)
+            yield pipeline.Tile(outputs, emits)
 
     def _blocks(self) -> Iterator[Block]:
         work, tile = self.work, self.tile
@@ -87,18 +87,16 @@ class _Schedule:
         size = prod(extent)
         return Piece(Box(self.work.out_shape, (0, *begin), (1, *extent)), size, max(DISTANCE - size, 0), slot)
 
-    def _products(self, block: Block, part: Block, piece: Piece, chunk: _Chunk) -> Callable[[], None]:
-        """What emits the products of a piece and a chunk."""
+    def _products(self, block: Block, part: Block, piece: Piece, chunk: _Chunk) -> Part:
+        """The products of a piece and a chunk."""
 
         def emit() -> None:
             inp_box, wgt_box = self._inp_box(block, chunk), self._wgt_box(block, chunk)
             wgt, inp = self.wgts.load(wgt_box), self.inps.load(inp_box)
-            if chunk.inputs[0] == chunk.taps[0] == 0:
-                pipeline.next_pass(self.emitter, piece, chunk.number)
             nest = self._nest(part, chunk, piece.slot.base, (inp.base, inp_box), (wgt.base, wgt_box))
             self.emitter.multiply(nest, piece.slot, [inp], [wgt])
 
-        return emit
+        return Part(piece, chunk.number, emit)
 
     def _inp_box(self, block: Block, chunk: _Chunk) -> Box:
         _, images, rows, columns = block
