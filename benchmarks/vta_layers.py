@@ -147,7 +147,10 @@ def _stream(work: Work, vta: Config) -> Stream:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", choices=config.names(), default="pynq", help="for ResNet-20")
+    alike = [
+        name for name in config.names() if (config.named(name).batch, config.named(name).block) == (1, 16)
+    ]
+    parser.add_argument("--config", choices=alike, default="pynq", help="for ResNet-20")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     layers = list(published(config.named("pynq")))
@@ -162,7 +165,7 @@ def main() -> None:
 
     vta = config.named(options.config)
     rows = list(busy(vta))
-    print(f"\nResNet-20, {IMAGES} images, {vta.name}: shares of all cycles")
+    print(f"\nResNet-20, {IMAGES} images, {options.config}: shares of all cycles")
     print(f"{'layer':11} {'':15} {'cycles':>8} of bound   GEMM    ALU useful   load  store")
     for row in rows:
         shares = (f"{row[key] / row['cycles']:6.1%}" for key in ("gemm", "alu", "products", "load", "store"))
@@ -172,10 +175,10 @@ def main() -> None:
     print(f"all: {whole}, {whole['cycles'] / whole['bound']:.3f} of the bound")
     if options.json:
         content = {
-            "latency": LATENCIES["pynq"].source,
+            "latency": LATENCIES[vta.target].source,
             "mean_absolute_error": error,
             "published": layers,
-            "config": vta.name,
+            "config": options.config,
             "resnet20": rows,
         }
         options.json.write_text(json.dumps(content, indent=1) + "\n")

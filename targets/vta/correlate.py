@@ -83,9 +83,9 @@ class _Schedule:
             yield from ((o, *place) for place in places for o in outputs)
 
     def _piece(self, part: Block, slot: Slot) -> Piece:
-        begin, extent = zip(*part, strict=True)
-        size = prod(extent)
-        return Piece(Box(self.work.out_shape, (0, *begin), (1, *extent)), size, max(DISTANCE - size, 0), slot)
+        box = Box.of(self.work.out_shape, (0, 1), *part)
+        size = prod(box.extent)
+        return Piece(box, size, max(DISTANCE - size, 0), slot)
 
     def _products(self, block: Block, part: Block, piece: Piece, chunk: _Chunk) -> Part:
         """The products of a piece and a chunk."""
@@ -102,12 +102,10 @@ class _Schedule:
         _, images, rows, columns = block
         first, count = chunk.inputs
         inputs = chunk.number * self.work.inputs + first, count
-        begin, extent = zip(inputs, images, *window(self.work, chunk.taps, rows, columns), strict=True)
-        return Box(self.work.inp_shape, begin, extent)
+        return Box.of(self.work.inp_shape, inputs, images, *window(self.work, chunk.taps, rows, columns))
 
     def _wgt_box(self, block: Block, chunk: _Chunk) -> Box:
-        begin, extent = zip(block[0], chunk.inputs, chunk.taps, strict=True)
-        return Box(self.work.wgt_shape, begin, extent)
+        return Box.of(self.work.wgt_shape, block[0], chunk.inputs, chunk.taps)
 
     def _nest(self, part: Block, chunk: _Chunk, acc: int, inp: tuple[int, Box], wgt: tuple[int, Box]) -> Nest:
         """The products, given where each operand lies."""
