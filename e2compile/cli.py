@@ -250,6 +250,7 @@ def passes() -> None:
     """The passes with their options and defaults."""
     from e2compile.options import describe_passes
     from e2compile.presets import PRESETS
+
     display.passes(describe_passes())
     display.presets(PRESETS)
 

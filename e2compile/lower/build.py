@@ -242,9 +242,7 @@ def group_loop(
 ) -> LoopKernel:
     """The loop of a group that stores what is wanted of it."""
     assert group.shape is not None
-    builder = LoopBuilder(
-        fusion, layout, group, group.shape, layout.loops[group], group.live, group.batch
-    )
+    builder = LoopBuilder(fusion, layout, group, group.shape, layout.loops[group], group.live, group.batch)
     for node in group.nodes:
         if work(node) is Work.REDUCE:
             if any(result in wanted for result, _ in reduction_results(node)):

@@ -179,8 +179,9 @@ class _Emitter:
         if outer is None:
             index, count = self._tir(self.lowering.kernel(kernel), [condition], types, [-1, -1])
         else:
-            index, (count,) = outer[0], self._tir(
-                self.lowering.kernel(kernel), [condition, outer[1]], types[1:], [-1]
+            index, (count,) = (
+                outer[0],
+                self._tir(self.lowering.kernel(kernel), [condition, outer[1]], types[1:], [-1]),
             )
         self.live[kernel.live] = index, count
 

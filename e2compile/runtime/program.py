@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,11 +50,15 @@ class Program:
         self.folder = folder
         self.manifest = manifests.read(folder)
         manifests.check(self.manifest, folder, [LIBRARY, states.INITIAL, states.RATES])
-        self.library = Library(folder / LIBRARY)
         self.rates = states.read(folder / states.RATES)["rates"]
         self.steps_per_epoch = 1
         self.position = 0
         self.restore(states.read(folder / states.INITIAL))
+
+    @cached_property
+    def library(self) -> Library:
+        """The code, loaded when it is first called: what is only compiled or exported takes no TVM."""
+        return Library(self.folder / LIBRARY)
 
     @property
     def seed(self) -> int:
@@ -66,11 +71,11 @@ class Program:
     def restore(self, arrays: Mapping[str, NDArray[Any]], what: str = "the state") -> None:
         """Replace all state. Names are those of `arrays()`; UsageError where something does not fit."""
         fitted = states.fit(arrays, self.manifest.state, what)
-        self._state = {target: self.library.tensor(array) for target, array in fitted.items()}
+        self._state: dict[str, Any] = dict(fitted)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All state in the module's layout: parameters and buffers by their own names, the rest prefixed."""
-        held = ((t, self._state[t.target].numpy()) for t in self.manifest.state)
+        held = ((t, _numpy(self._state[t.target])) for t in self.manifest.state)
         return {states.name_of(t): states.from_memory(array, t) for t, array in held}
 
     def weights(self) -> dict[str, NDArray[Any]]:
@@ -149,8 +154,15 @@ class Program:
 
     def _argument(self, tensor: Tensor, values: Mapping[str, Any]) -> Any:
         if tensor.order is not None:
-            return self._state[tensor.target]
+            return self._tensor(tensor.target)
         return self.library.tensor(np.array(values[tensor.target], tensor.dtype))
+
+    def _tensor(self, target: str) -> Any:
+        """A state tensor in the library's memory; it is restored in numpy's."""
+        held = self._state[target]
+        if isinstance(held, np.ndarray):
+            held = self._state[target] = self.library.tensor(held)
+        return held
 
     def _batch(self, batch: Sequence[Any]) -> dict[str, NDArray[Any]]:
         wanted = self.manifest.batch
@@ -167,6 +179,11 @@ def _checked(value: Any, tensor: Tensor) -> NDArray[Any]:
     if not np.can_cast(array.dtype, tensor.dtype, "same_kind"):
         raise UsageError(f"tensor {tensor.target} of the batch is {array.dtype}, not {tensor.dtype}")
     return array.astype(tensor.dtype, copy=False)
+
+
+def _numpy(held: Any) -> NDArray[Any]:
+    array: NDArray[Any] = held if isinstance(held, np.ndarray) else held.numpy()
+    return array
 
 
 def _as_array(value: Any) -> NDArray[Any]:

@@ -204,9 +204,7 @@ def verify_program(
     return report
 
 
-def _checks(
-    graph: TrainingGraph, program: Program, recordings: Mapping[str, Recording]
-) -> Iterator[Row]:
+def _checks(graph: TrainingGraph, program: Program, recordings: Mapping[str, Recording]) -> Iterator[Row]:
     program.position = _kept(program)
     old, captured = state_of(program), graph.captured
     rates = program.rate(program.position)

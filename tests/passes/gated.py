@@ -171,7 +171,6 @@ class Oracle:
         gradients = {n: torch.zeros(()) if g is None else g for n, g in named.items()}
         return Outcome(loss.detach(), chances, taken, dict(model.named_buffers()), gradients)
 
-
     def _block(self, stage: Residual, fork: Tensor, p: Tensor, mask: Tensor) -> Tensor:
         index = mask.nonzero().flatten()
         total = stage.shortcut(fork)
