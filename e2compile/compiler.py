@@ -13,7 +13,7 @@ import torch
 
 from e2compile import __version__, artefact, optimizer
 from e2compile.cache import Cache, folder, source_digest
-from e2compile.collector import skip_the_last
+from e2compile.collector import paused, skip_the_last
 from e2compile.errors import MissingError
 from e2compile.graph import Slot, StepGraph, entry_points
 from e2compile.pipeline import TrainingGraph, forward_text, settings_text
@@ -31,6 +31,7 @@ Watch = Callable[[str, float], None]
 _CACHED = ("graphs", "program", "report", "verify")
 
 
+@paused()
 def compile(
     graph: TrainingGraph,
     target: str = "cpu",
