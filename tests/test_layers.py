@@ -101,6 +101,11 @@ def test_importing_the_package_loads_neither_torch_nor_tvm() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_targets_are_named_without_torch_and_tvm() -> None:
+    code = "import sys, e2compile.targets; assert not {'torch', 'tvm'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_loading_a_program_module_loads_no_torch() -> None:
     code = (
         "import sys, e2compile.runtime.program, e2compile.runtime.fit, e2compile.cli\n"

@@ -15,14 +15,17 @@ def files(target: str) -> tuple[str, ...]:
     return import_module(_MODULES[target]).FILES if target in _MODULES else ()
 
 
+def check(target: str, device: str | None) -> None:
+    """Raise UsageError where a device is named and the target has none."""
+    if device is not None and target not in _MODULES:
+        raise UsageError(f"a program for target {target} has no device to choose: leave out {device}")
+
+
 def attach(target: str, folder: Path, library: Any, device: str | None) -> Any:
     """What drives a program's device; None where it has none. `device` names it, by default the target's.
 
-    Raises UsageError for a device that is none, or where the target has none, DeviceError for one that
-    cannot be reached.
+    Raises UsageError for a device that is none, DeviceError for one that cannot be reached.
     """
-    if target in _MODULES:
-        return import_module(_MODULES[target]).attach(folder, library, device)
-    if device is not None:
-        raise UsageError(f"a program for target {target} has no device to choose: leave out {device}")
-    return None
+    if target not in _MODULES:
+        return None
+    return import_module(_MODULES[target]).attach(folder, library, device)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from e2compile.graph import StepGraph, targets, where
-from e2compile.lower.scalar import COMPARISONS
+from e2compile.lower.kinds import COMPARISONS
 from e2compile.ops import PRODUCTS
 from e2compile.verification.replay import Start, Values, arguments_of
 
