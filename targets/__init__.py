@@ -12,12 +12,16 @@ PLANNED = ("cuda",)
 
 
 def find(name: str) -> Target:
-    """The target of that name. MissingError for one that has not landed, UsageError for an unknown one."""
+    """The target of that name, NAME or NAME:CONFIGURATION where it has several.
+
+    Raises MissingError for one that has not landed, UsageError for an unknown one.
+    """
+    name, _, configuration = name.partition(":")
     if name in PLANNED:
         raise MissingError(f"target {name} is not in this version; there is {', '.join(TARGETS)}")
     if name not in TARGETS:
         raise UsageError(f"no target {name!r}; there is {', '.join(TARGETS)}")
-    return TARGETS[name]
+    return TARGETS[name].configured(configuration) if configuration else TARGETS[name]
 
 
 __all__ = ["CPU", "FPGA", "PLANNED", "TARGETS", "Target", "find"]
