@@ -9,6 +9,8 @@ from e2compile.targets.vta.stream import Stream
 from e2compile.targets.vta.timing import ALU, GEMM, LATENCIES, timing
 from e2compile.targets.vta.timing import cycles as cycles_of
 
+# Elements that load in the time that another DMA row takes to begin.
+ROW = 46
 _ENOUGH = 5000  # instructions, that make time for another try too dear
 
 
