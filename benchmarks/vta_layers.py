@@ -126,8 +126,8 @@ def _parities(size: int) -> list[Taps]:
 
 
 def busy(vta: Config, passes: int) -> Iterator[dict[str, Any]]:
-    for name, (count, *layer) in RESNET20.items():
-        for kind, parts in works(*layer, passes=passes).items():
+    for name, (count, channels, outputs, side, size, stride) in RESNET20.items():
+        for kind, parts in works(channels, outputs, side, size, stride, passes).items():
             if name == "first" and kind == "input gradient":
                 continue
             found = [timing(_stream(work, vta).instructions, vta) for work in parts]
