@@ -79,7 +79,7 @@ def compile_model(
 
     Args:
         model: A Python file that defines `model` and `batch`, or FILE.py:FUNCTION that returns them.
-        target: Where the program runs: see `e2compile targets`.
+        target: Where the program runs: see `e2compile targets`. fpga:NAME and fpga:FILE.json are other VTAs.
         passes: Names with commas between, or none; by default all. See `e2compile passes`.
         preset: Settings of all passes: default, paper or official. See `e2compile passes`.
         settings: An option of a pass, like smd.p=0.5; may be given several times.
@@ -143,7 +143,8 @@ def train(
         resume: Go on from the run's newest checkpoint, if there is one.
         results: Write the results to this JSON file.
         checkpoint_every: Scheduled steps between checkpoints.
-        device: What runs an FPGA program's streams: simulator, simulator:strict or a board's address.
+        device: What runs an FPGA program's streams: simulator, simulator:strict, board (the one that this
+            is), or a server's address like pynq://HOST:PORT.
     """
     from e2compile.runtime.export import check_writable, write_json
     from e2compile.runtime.fit import Options
@@ -262,9 +263,9 @@ def passes() -> None:
 @app.command
 def targets() -> None:
     """The targets, and what this machine lacks for them."""
-    from e2compile.targets import PLANNED, TARGETS
+    from e2compile.targets import PLANNED, TARGETS, find
 
-    missing = {name: target.missing() for name, target in TARGETS.items()}
+    missing = {name: find(name).missing() for name in TARGETS}
     rows = [(name, "available" if lack is None else f"needs {lack}") for name, lack in missing.items()]
     display.table([*rows, *((name, "not in this version") for name in PLANNED)])
 
@@ -283,7 +284,8 @@ def doctor() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and give its exit code: 0 done, 2 wrong usage, 3 unsupported model, 4 something
-    missing, 5 verification failed, 130 interrupted. Anything else is a bug and keeps its traceback."""
+    missing, 5 verification failed, 6 a device failed, 130 interrupted. Anything else is a bug and keeps its
+    traceback."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
         app(tokens or ["--help"], exit_on_error=False, print_error=False, result_action="return_value")

@@ -23,7 +23,8 @@ from e2compile.pipeline import TrainingGraph, forward_text, settings_text
 from e2compile.runtime.manifest import Function, Manifest, Tensor
 from e2compile.runtime.program import LIBRARY, Program
 from e2compile.schedule import tabulate
-from e2compile.targets import Target, find
+from e2compile.targets import find
+from e2compile.targets.base import Target
 from e2compile.verification.recording import Recording
 from e2compile.verification.verify import verify_program
 

@@ -147,7 +147,14 @@ class Program:
         dataset = resolve(data, self)
         return evaluate(self, dataset.test, Augment.of(dataset))
 
+    def close(self) -> None:
+        """Let go of the program's device, so that others can have it; the program runs no more."""
+        if self.driver is not None:
+            self.driver.close()
+
     def _call(self, name: str, values: Mapping[str, Any]) -> list[Any]:
+        if self.driver is not None:
+            self.driver.serve()
         inputs = self.manifest.functions[name].inputs
         return self.library.call(name, [self._argument(t, values) for t in inputs])
 

@@ -26,5 +26,8 @@ class Device(Protocol):
     def start(self, instructions: int, count: int) -> None:
         """Let the VTA run `count` instructions that lie at an address."""
 
+    def close(self) -> None:
+        """Let go of the device, so that others can have it."""
+
     def is_done(self) -> bool:
         """Whether the run has reached its FINISH. Raises DeviceError where it cannot any more."""

@@ -42,6 +42,17 @@ class Driver:
         self.uops = [self._written(stream.uops) for stream in table.streams]
         self.programs = [[self._program(run) for run in operator.runs] for operator in operators]
 
+    def serve(self) -> None:
+        """Take the calls of the library that calls next; it keeps to whoever takes its first call."""
+        import tvm_ffi
+
+        tvm_ffi.register_error("DeviceError", DeviceError)  # what a call raises passes through the library
+        tvm_ffi.register_global_func(self.table.call, self.run, override=True)
+
+    def close(self) -> None:
+        """Let go of the device."""
+        self.device.close()
+
     def run(self, number: int, groups: int, inp: Any, wgt: Any, out: Any) -> None:
         """Run an operator for so many groups of samples; buffers are the host's, by address."""
         operator = self.table.operators[number]
@@ -73,7 +84,7 @@ class Driver:
         until = time.monotonic() + TIMEOUT_SECONDS
         while not self.device.is_done():
             if time.monotonic() > until:
-                raise DeviceError(f"{operator.name} did not finish within {TIMEOUT_SECONDS:.0f} s")
+                raise DeviceError(f"{operator.name} did not finish within {TIMEOUT_SECONDS:g} s")
 
     def _program(self, run: Run) -> tuple[int, int]:
         """A run's instructions in the device's memory: their address and number."""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ class Table:
     operators: tuple[Operator, ...]
     streams: tuple[Binary, ...]
 
-    @property
+    @cached_property
     def call(self) -> str:
         """The name of the function that the host calls to run an operator: one for each content."""
         digest = hashlib.sha256(json.dumps(_content(self)).encode())

@@ -8,6 +8,7 @@ from tvm import IRModule
 from e2compile.passes import Quantise
 from e2compile.pipeline import TrainingGraph
 from e2compile.targets.llvm.target import CPU, LlvmTarget
+from e2compile.targets.vta import config as configs
 from e2compile.targets.vta import table
 from e2compile.targets.vta.config import Config, named
 from e2compile.targets.vta.interpreter import interpreter
@@ -47,3 +48,8 @@ class VtaTarget:
 
 
 FPGA = VtaTarget()
+
+
+def configured(text: str) -> VtaTarget:
+    """The target of a shipped configuration, or of a JSON file's. Raises UsageError for neither."""
+    return VtaTarget(configs.read(Path(text)) if text.endswith(".json") else named(text))
