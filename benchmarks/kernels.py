@@ -19,10 +19,11 @@ import torch
 import tvm
 
 from e2compile.lower.workload import Convolution
+from e2compile.targets.llvm.build import tvm_target
 from e2compile.targets.llvm.gather import forward, input_gradient
 from e2compile.targets.llvm.integer_gather import integer_convolution, integer_input_gradient
 from e2compile.targets.llvm.integer_gradient import integer_weight_gradient
-from e2compile.targets.llvm.machine import host, tvm_target
+from e2compile.targets.llvm.machine import host
 from e2compile.targets.llvm.weight_gradient import weight_gradient
 
 _INTEGER = "int8 "

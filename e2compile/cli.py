@@ -263,9 +263,9 @@ def passes() -> None:
 @app.command
 def targets() -> None:
     """The targets, and what this machine lacks for them."""
-    from e2compile.targets import PLANNED, TARGETS, find
+    from e2compile.targets import PLANNED, TARGETS
 
-    missing = {name: find(name).missing() for name in TARGETS}
+    missing = {name: target.missing() for name, target in TARGETS.items()}
     rows = [(name, "available" if lack is None else f"needs {lack}") for name, lack in missing.items()]
     display.table([*rows, *((name, "not in this version") for name in PLANNED)])
 

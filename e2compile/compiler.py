@@ -7,26 +7,23 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from e2compile import __version__, artefact, optimizer
 from e2compile.cache import Cache, folder, source_digest
-from e2compile.collector import skip_the_last
+from e2compile.collector import paused, skip_the_last
 from e2compile.errors import MissingError
 from e2compile.graph import Slot, StepGraph, entry_points
-from e2compile.lower.layout import state_orders
-from e2compile.lower.module import Lowering, planned_bytes
-from e2compile.lower.taps import taps
 from e2compile.pipeline import TrainingGraph, forward_text, settings_text
 from e2compile.runtime.manifest import Function, Manifest, Tensor
 from e2compile.runtime.program import LIBRARY, Program
 from e2compile.schedule import tabulate
-from e2compile.targets import find
-from e2compile.targets.base import Target
-from e2compile.verification.recording import Recording
-from e2compile.verification.verify import verify_program
+from e2compile.targets import Target, find
+
+if TYPE_CHECKING:
+    from e2compile.verification.recording import Recording
 
 Watch = Callable[[str, float], None]
 
@@ -34,6 +31,7 @@ Watch = Callable[[str, float], None]
 _CACHED = ("graphs", "program", "report", "verify")
 
 
+@paused()
 def compile(
     graph: TrainingGraph,
     target: str = "cpu",
@@ -102,8 +100,14 @@ class _Clock:
 
 def _build(
     graph: TrainingGraph, target: Target, place: Path, clock: _Clock
-) -> tuple[dict[str, Any], dict[str, Recording]]:
+) -> tuple[dict[str, Any], "dict[str, Recording]"]:
     """Graphs to files, functions to the library; gives the functions' signatures, and how to tap each."""
+    # not above: a program from the cache does without TVM
+    from e2compile.lower.layout import state_orders
+    from e2compile.lower.module import Lowering, planned_bytes
+    from e2compile.lower.taps import taps
+    from e2compile.verification.recording import Recording
+
     for number, stage in enumerate(graph.stages):
         artefact.write_stage(place / "graphs", number, stage)
     entries = entry_points(graph.step)
@@ -170,12 +174,14 @@ def _verify(
     graph: TrainingGraph,
     manifest: Manifest,
     place: Path,
-    recordings: dict[str, Recording] | None,
+    recordings: "dict[str, Recording] | None",
     clock: _Clock,
 ) -> None:
     if recordings is None:
         artefact.write_json(place / "verify" / "verify.json", {"passed": None, "steps": 0, "worst": {}})
         return
+    from e2compile.verification.verify import verify_program
+
     artefact.seal(place, manifest)
     artefact.write_json(place / "verify" / "verify.json", verify_program(graph, Program(place), recordings))
     clock.done("verified")

@@ -15,7 +15,7 @@ from e2compile import optimizer
 from e2compile.decompose import decompositions
 from e2compile.errors import CompileError, UsageError
 from e2compile.forward import ForwardGraph, classes, correct
-from e2compile.graph import Kind, Slot, StepGraph, insert, targets, type_text, where
+from e2compile.graph import Kind, Slot, StepGraph, graph_module, insert, targets, type_text, where
 from e2compile.task import Task
 
 aten = torch.ops.aten
@@ -250,7 +250,7 @@ class _Builder:
 
     def finish(self) -> StepGraph:
         self.graph.output([node for _, node in self.outputs])
-        module = fx.GraphModule(self.joint, self.graph)
+        module = graph_module(self.joint, self.graph)
         return StepGraph(module, tuple(self.inputs), tuple(slot for slot, _ in self.outputs))
 
 
@@ -311,7 +311,7 @@ def _tidy(graph: StepGraph) -> StepGraph:
     result.eliminate_dead_code()
     _blame_accumulations(result)
     assert len(result.find_nodes(op="placeholder")) == slots
-    return StepGraph(fx.GraphModule(graph.module, result), graph.inputs, graph.outputs)
+    return StepGraph(graph_module(graph.module, result), graph.inputs, graph.outputs)
 
 
 def _keeps_type(node: fx.Node) -> bool:

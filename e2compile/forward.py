@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.fx.proxy import _register_stack_trace_anchor
 
 from e2compile.errors import CompileError, UsageError
@@ -146,7 +147,7 @@ def capture_forward(task: Task, training: bool) -> ForwardGraph:
 
 def _export(step: nn.Module, batch: tuple[Tensor, ...]) -> fx.GraphModule:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _use_lazy_graph_module(True):
             warnings.simplefilter("ignore")
             module = torch.export.export(step, batch, strict=False).module(check_guards=False)
     except Exception as error:

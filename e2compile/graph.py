@@ -8,7 +8,8 @@ from enum import StrEnum
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
+from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from e2compile.errors import CompileError
 
@@ -82,6 +83,11 @@ class StepGraph:
         return replace(self, module=copy_module(self.module))
 
 
+def graph_module(root: nn.Module | dict[str, Any], graph: fx.Graph) -> fx.GraphModule:
+    """A module of a graph, its Python code made when it is first run: most graphs on the way never are."""
+    return _LazyGraphModule(root, graph)
+
+
 def copy_module(module: fx.GraphModule) -> fx.GraphModule:
     """A module of its own graph, with what the graph reads, not copied."""
     graph, mapping = fx.Graph(), dict[fx.Node, fx.Node]()
@@ -91,7 +97,7 @@ def copy_module(module: fx.GraphModule) -> fx.GraphModule:
     for old, new in mapping.items():
         # a conditional's guard is a node too
         new.meta = {k: mapping[v] if isinstance(v, fx.Node) else v for k, v in old.meta.items()}
-    return fx.GraphModule(module, graph)
+    return graph_module(module, graph)
 
 
 def targets(call: fx.Node) -> str:
@@ -285,7 +291,7 @@ def _condition(graph: StepGraph, condition: fx.Node) -> StepGraph:
         if node in needed:
             copies[node] = result.node_copy(node, lambda n: copies[n])
     result.output([copies[condition]])
-    module = fx.GraphModule(graph.module, result)
+    module = graph_module(graph.module, result)
     return StepGraph(module, tuple(slot for slot, _ in slots), (Slot(Kind.KEEP, "keep"),))
 
 
@@ -297,4 +303,4 @@ def in_float64(module: fx.GraphModule) -> fx.GraphModule:
         if node.kwargs.get("dtype") is torch.float32:
             node.kwargs = {**node.kwargs, "dtype": torch.float64}
     branches = {n: in_float64(c) for n, c in module.named_children() if isinstance(c, fx.GraphModule)}
-    return fx.GraphModule({**dict(module.named_children()), **branches}, graph)
+    return graph_module({**dict(module.named_children()), **branches}, graph)

@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from e2compile.errors import CompileError, UsageError
-from e2compile.graph import Kind, Slot, StepGraph, conditional, entry_points, insert
+from e2compile.graph import Kind, Slot, StepGraph, conditional, entry_points, graph_module, insert
 from e2compile.ops import UNIFORM
 from e2compile.pipeline import Change, Level
 
@@ -51,7 +51,7 @@ class BatchDrop:
         with keep.meta["val"].fake_mode:
             executed = insert(graph, aten._to_copy.default, keep, dtype=torch.int64, blame=keep)
         graph.output([*items, executed])
-        module = fx.GraphModule({"execute": step.copy().module, "skip": _skip(step)}, graph)
+        module = graph_module({"execute": step.copy().module, "skip": _skip(step)}, graph)
         slots = (*step.outputs, Slot(Kind.COUNTER, "executed"))
         return Change(StepGraph(module, step.inputs, slots), 1)
 
@@ -86,4 +86,4 @@ def _skip(step: StepGraph) -> fx.GraphModule:
             zeros = insert(graph, aten.full.default, list(value.shape), 0, dtype=value.dtype, blame=places[0])
         results.append(zeros)
     graph.output(results)
-    return fx.GraphModule({}, graph)
+    return graph_module({}, graph)

@@ -1,21 +1,17 @@
-"""The targets by name. Each is loaded when it is asked for: a program that runs needs no compiler."""
-
-from importlib import import_module
-from typing import TYPE_CHECKING
+"""The targets by name."""
 
 from e2compile.errors import MissingError, UsageError
+from e2compile.targets.base import Target
+from e2compile.targets.llvm import CPU
+from e2compile.targets.vta.target import FPGA, configured
 
-if TYPE_CHECKING:
-    from e2compile.targets.base import Target
-
-# The module of each target, and the value in it.
-TARGETS = {"cpu": ("e2compile.targets.llvm.target", "CPU"), "fpga": ("e2compile.targets.vta.target", "FPGA")}
+TARGETS: dict[str, Target] = {"cpu": CPU, "fpga": FPGA}
 
 # Named on the command line and in the design, not in this version.
 PLANNED = ("cuda",)
 
 
-def find(text: str) -> "Target":
+def find(text: str) -> Target:
     """The target of that name; `fpga:NAME` or `fpga:FILE.json` is the FPGA of another configuration.
 
     Raises MissingError for one that has not landed, UsageError for an unknown one.
@@ -25,19 +21,9 @@ def find(text: str) -> "Target":
         raise MissingError(f"target {name} is not in this version; there is {', '.join(TARGETS)}")
     if name not in TARGETS:
         raise UsageError(f"no target {text!r}; there is {', '.join(TARGETS)}")
-    module, value = TARGETS[name]
-    if configuration:
-        return _configured(name, configuration)
-    found: Target = getattr(import_module(module), value)
-    return found
-
-
-def _configured(name: str, configuration: str) -> "Target":
-    if name != "fpga":
+    if configuration and name != FPGA.name:
         raise UsageError(f"target {name} has no configurations: leave out {configuration!r}")
-    from e2compile.targets.vta.target import configured
-
-    return configured(configuration)
+    return configured(configuration) if configuration else TARGETS[name]
 
 
-__all__ = ["PLANNED", "TARGETS", "find"]
+__all__ = ["CPU", "FPGA", "PLANNED", "TARGETS", "Target", "find"]

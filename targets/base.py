@@ -1,14 +1,17 @@
 """What a target is: kernels for what a graph computes, a build, and what this machine lacks for it."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from tvm import IRModule
-from tvm.tirx import PrimFunc
+if TYPE_CHECKING:  # to name a target, or to look for what it lacks, takes neither torch nor TVM
+    from tvm import IRModule
+    from tvm.tirx import PrimFunc
 
-from e2compile.lower.loop import Loop
-from e2compile.lower.workload import Convolution, Pool
-from e2compile.pipeline import TrainingGraph
+    from e2compile.lower.loop import Loop
+    from e2compile.lower.workload import Convolution, Pool
+    from e2compile.pipeline import TrainingGraph
 
 
 class Kernels(Protocol):

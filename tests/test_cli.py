@@ -71,6 +71,16 @@ def test_compiles_from_the_cache_and_says_what_is_next(
     assert e2compile.load(tmp_path / "made").manifest.seed == 0
 
 
+def test_a_program_from_the_cache_takes_no_tvm(
+    model_file: Path, program_folder: Path, tmp_path: Path
+) -> None:
+    assert program_folder.is_dir()
+    code = "import sys; from e2compile.cli import main\nprint(main(sys.argv[1:]), 'tvm' in sys.modules)"
+    found = python(code, model_file, "--passes", "smd", "--set", "smd.p=0.5", "-o", tmp_path / "made")
+    assert "from the cache" in found.stdout
+    assert found.stdout.splitlines()[-1] == "0 False"
+
+
 def test_the_output_is_named_after_the_model_file(
     model_file: Path, program_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -199,9 +199,9 @@ def test_a_batch_in_float64_is_rounded(program: Program) -> None:
 
 def break_additions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels subtract where the graph adds."""
-    from e2compile.lower.scalar import ARITHMETIC
+    from e2compile.lower.scalar import RULES
 
-    monkeypatch.setitem(ARITHMETIC, torch.ops.aten.add.Tensor, ARITHMETIC[torch.ops.aten.sub.Tensor])
+    monkeypatch.setitem(RULES, torch.ops.aten.add.Tensor, RULES[torch.ops.aten.sub.Tensor])
 
 
 def test_verification_catches_a_wrong_kernel_and_nothing_is_kept(

@@ -9,8 +9,7 @@ from torch import fx
 
 from e2compile.graph import type_text
 from e2compile.guards.batch_axis import Axis
-from e2compile.lower.kinds import POOLS, REDUCTIONS
-from e2compile.lower.scalar import ARITHMETIC, COMPARISONS
+from e2compile.lower.kinds import ARITHMETIC, COMPARISONS, POOLS, REDUCTIONS
 from e2compile.lower.views import VIEWS
 from e2compile.ops import (
     INTEGER_CONVOLUTION,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from e2compile.graph import Kind, StepGraph, insert
+from e2compile.graph import Kind, StepGraph, graph_module, insert
 from e2compile.guards.facts import Constant, Facts
 from e2compile.guards.regions import Region, find_regions, levels
 from e2compile.ops import GUARD
@@ -127,7 +127,7 @@ class _Outliner:
                 self.new[unit] = self.graph.node_copy(unit, lambda n: self.new[n])
         self.graph.output([self._result(s, n) for s, n in self._outputs()])
         children = {n: c for n, c in self.step.module.named_children() if isinstance(c, fx.GraphModule)}
-        module = fx.GraphModule({**children, **self.children}, self.graph)
+        module = graph_module({**children, **self.children}, self.graph)
         return StepGraph(module, self.step.inputs, self.step.outputs)
 
     def _outputs(self) -> list[tuple[Any, fx.Node]]:
@@ -241,7 +241,7 @@ def _executed(
     for node in nodes:
         copies[node] = graph.node_copy(node, lambda n: copies[n])
     graph.output([copies[n] for n in results])
-    return fx.GraphModule(dict(module.named_children()) if branches else {}, graph)
+    return graph_module(dict(module.named_children()) if branches else {}, graph)
 
 
 def _skipped(given: Sequence[fx.Node], results: Sequence[fx.Node], fallbacks: Sequence[Any]) -> Any:
@@ -261,4 +261,4 @@ def _skipped(given: Sequence[fx.Node], results: Sequence[fx.Node], fallbacks: Se
                 insert(graph, aten.full.default, list(value.shape), number, blame=node, dtype=value.dtype)
             )
     graph.output(values)
-    return fx.GraphModule({}, graph)
+    return graph_module({}, graph)

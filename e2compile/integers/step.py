@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from e2compile.errors import UsageError
-from e2compile.graph import Kind, Slot, StepGraph
+from e2compile.graph import Kind, Slot, StepGraph, graph_module
 from e2compile.guards.regions import guard_of
 from e2compile.integers import quantise, signs
 from e2compile.integers.convolutions import Site, result
@@ -292,7 +292,7 @@ class IntegerStep:
     def _branches(self, site: Site) -> Any:
         def add(kind: str, graph: fx.Graph) -> str:
             name = re.sub(r"\W", "_", f"{site.name}_low_{kind}")
-            self.step.module.add_submodule(name, fx.GraphModule({}, graph))
+            self.step.module.add_submodule(name, graph_module({}, graph))
             return name
 
         return add

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from e2compile.graph import StepGraph
+from e2compile.graph import StepGraph, graph_module
 from e2compile.guards.batch_axis import batch_axes
 from e2compile.guards.facts import Constant, Facts
 from e2compile.ops import GUARD
@@ -34,7 +34,7 @@ def inlined(step: StepGraph) -> StepGraph:
     graph, new = fx.Graph(), dict[fx.Node, Any]()
     _inline(step.module, graph, new, ())
     graph.output([new[n] for n in step.results])
-    flat = StepGraph(fx.GraphModule({}, graph), step.inputs, step.outputs)
+    flat = StepGraph(graph_module({}, graph), step.inputs, step.outputs)
     _specialise(flat)
     graph.eliminate_dead_code()
     return flat

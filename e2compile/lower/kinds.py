@@ -10,13 +10,13 @@ from torch import fx
 
 from e2compile.errors import CompileError
 from e2compile.graph import targets, where
-from e2compile.lower.scalar import ARITHMETIC, COMPARISONS
 from e2compile.lower.views import VIEWS, shape_of, squeezed
 from e2compile.ops import (
     INTEGER_CONVOLUTION,
     INTEGER_INPUT_GRADIENT,
     INTEGER_WEIGHT_GRADIENT,
     MOMENTS,
+    POWER_OF_TWO_ABOVE,
     UNIFORM,
 )
 
@@ -35,6 +35,57 @@ class Work(Enum):
     POOL = "pool"
     ITEM = "item"
 
+
+ARITHMETIC = (
+    aten.add.Tensor,
+    aten.add.Scalar,
+    aten.sub.Tensor,
+    aten.sub.Scalar,
+    aten.rsub.Scalar,
+    aten.mul.Tensor,
+    aten.mul.Scalar,
+    aten.div.Tensor,
+    aten.div.Scalar,
+    aten.neg.default,
+    aten.abs.default,
+    aten.sign.default,
+    aten.reciprocal.default,
+    aten.sqrt.default,
+    aten.rsqrt.default,
+    aten.exp.default,
+    aten.exp2.default,
+    aten.expm1.default,
+    aten.log.default,
+    aten.log1p.default,
+    aten.sin.default,
+    aten.cos.default,
+    aten.tanh.default,
+    aten.erf.default,
+    aten.sigmoid.default,
+    aten.relu.default,
+    aten.clamp.default,
+    aten.clamp_min.default,
+    aten.clamp_max.default,
+    aten.maximum.default,
+    aten.minimum.default,
+    aten.pow.Tensor_Scalar,
+    aten.pow.Tensor_Tensor,
+    POWER_OF_TWO_ABOVE,
+    aten.floor.default,
+    aten.ceil.default,
+    aten.bitwise_and.Tensor,
+    aten.bitwise_or.Tensor,
+    aten.logical_and.default,
+    aten.logical_or.default,
+    aten.logical_not.default,
+    aten.bitwise_not.default,
+)
+
+COMPARISONS = tuple(
+    getattr(getattr(aten, name), overload)
+    for name in ("eq", "ne", "lt", "le", "gt", "ge")
+    for overload in ("Tensor", "Scalar")
+)
 
 CONSTANTS = {
     aten.full.default: 1,

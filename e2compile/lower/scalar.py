@@ -41,8 +41,8 @@ def _multiply(a: Expr, b: Expr) -> Expr:
     return tirx.all(a, b) if a.ty.dtype == "bool" else a * b
 
 
-# Operands are cast to the result's type first.
-ARITHMETIC: dict[OpOverload, Rule] = {
+# Operands of arithmetic are cast to the result's type first, those of comparisons to their common type.
+RULES: dict[OpOverload, Rule] = {
     aten.add.Tensor: _binary(_add),
     aten.add.Scalar: _binary(_add),
     aten.sub.Tensor: _binary(lambda a, b: a - b),
@@ -90,20 +90,18 @@ ARITHMETIC: dict[OpOverload, Rule] = {
     aten.bitwise_not.default: lambda a: (
         functions.negation(a) if a.ty.dtype == "bool" else tirx.bitwise_not(a)
     ),
-}
-
-# Operands are cast to their common type first.
-COMPARISONS: dict[OpOverload, Rule] = {
-    overload: apply
-    for name, apply in {
-        "eq": functions.equal,
-        "ne": functions.unequal,
-        "lt": lambda a, b: a < b,
-        "le": lambda a, b: a <= b,
-        "gt": lambda a, b: a > b,
-        "ge": lambda a, b: a >= b,
-    }.items()
-    for overload in (getattr(aten, name).Tensor, getattr(aten, name).Scalar)
+    **{
+        overload: apply
+        for name, apply in {
+            "eq": functions.equal,
+            "ne": functions.unequal,
+            "lt": lambda a, b: a < b,
+            "le": lambda a, b: a <= b,
+            "gt": lambda a, b: a > b,
+            "ge": lambda a, b: a >= b,
+        }.items()
+        for overload in (getattr(aten, name).Tensor, getattr(aten, name).Scalar)
+    },
 }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,12 +53,27 @@ class Program:
         self.manifest = manifests.read(folder)
         needed = [LIBRARY, states.INITIAL, states.RATES, *devices.files(self.manifest.target)]
         manifests.check(self.manifest, folder, needed)
-        self.library = Library(folder / LIBRARY)
-        self.driver = devices.attach(self.manifest.target, folder, self.library.module, device)
+        devices.check(self.manifest.target, device)
+        self.device = device
         self.rates = states.read(folder / states.RATES)["rates"]
         self.steps_per_epoch = 1
         self.position = 0
         self.restore(states.read(folder / states.INITIAL))
+
+    @cached_property
+    def _loaded(self) -> tuple[Library, Any]:
+        """The code, loaded when it is first called: what is only compiled or exported takes no TVM."""
+        library = Library(self.folder / LIBRARY)
+        return library, devices.attach(self.manifest.target, self.folder, library.module, self.device)
+
+    @property
+    def library(self) -> Library:
+        return self._loaded[0]
+
+    @property
+    def driver(self) -> Any:
+        """What drives the device; None for a target that has none."""
+        return self._loaded[1]
 
     @property
     def seed(self) -> int:
@@ -70,11 +86,11 @@ class Program:
     def restore(self, arrays: Mapping[str, NDArray[Any]], what: str = "the state") -> None:
         """Replace all state. Names are those of `arrays()`; UsageError where something does not fit."""
         fitted = states.fit(arrays, self.manifest.state, what)
-        self._state = {target: self.library.tensor(array) for target, array in fitted.items()}
+        self._state: dict[str, Any] = dict(fitted)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All state in the module's layout: parameters and buffers by their own names, the rest prefixed."""
-        held = ((t, self._state[t.target].numpy()) for t in self.manifest.state)
+        held = ((t, _numpy(self._state[t.target])) for t in self.manifest.state)
         return {states.name_of(t): states.from_memory(array, t) for t, array in held}
 
     def weights(self) -> dict[str, NDArray[Any]]:
@@ -149,7 +165,7 @@ class Program:
 
     def close(self) -> None:
         """Let go of the program's device, so that others can have it; the program runs no more."""
-        if self.driver is not None:
+        if "_loaded" in vars(self) and self.driver is not None:
             self.driver.close()
 
     def _call(self, name: str, values: Mapping[str, Any]) -> list[Any]:
@@ -160,8 +176,15 @@ class Program:
 
     def _argument(self, tensor: Tensor, values: Mapping[str, Any]) -> Any:
         if tensor.order is not None:
-            return self._state[tensor.target]
+            return self._tensor(tensor.target)
         return self.library.tensor(np.array(values[tensor.target], tensor.dtype))
+
+    def _tensor(self, target: str) -> Any:
+        """A state tensor in the library's memory; it is restored in numpy's."""
+        held = self._state[target]
+        if isinstance(held, np.ndarray):
+            held = self._state[target] = self.library.tensor(held)
+        return held
 
     def _batch(self, batch: Sequence[Any]) -> dict[str, NDArray[Any]]:
         wanted = self.manifest.batch
@@ -178,6 +201,11 @@ def _checked(value: Any, tensor: Tensor) -> NDArray[Any]:
     if not np.can_cast(array.dtype, tensor.dtype, "same_kind"):
         raise UsageError(f"tensor {tensor.target} of the batch is {array.dtype}, not {tensor.dtype}")
     return array.astype(tensor.dtype, copy=False)
+
+
+def _numpy(held: Any) -> NDArray[Any]:
+    array: NDArray[Any] = held if isinstance(held, np.ndarray) else held.numpy()
+    return array
 
 
 def _as_array(value: Any) -> NDArray[Any]:

@@ -11,9 +11,9 @@ from tvm.script.ir_builder import tirx as T
 
 from e2compile.lower import functions
 from e2compile.lower.access import full, held_index, is_affine, probe, source_index, strides
-from e2compile.lower.kinds import ASSEMBLIES
+from e2compile.lower.kinds import ASSEMBLIES, COMPARISONS
 from e2compile.lower.loop import Buffer, Compute, Load, Loop, Value, Window
-from e2compile.lower.scalar import ARITHMETIC, COMPARISONS, uniform
+from e2compile.lower.scalar import RULES, uniform
 from e2compile.lower.views import Index
 from e2compile.ops import UNIFORM
 
@@ -155,7 +155,7 @@ class Body:
     def _compute(self, call: Compute, point: Sequence[Any], values: list[Expr]) -> Expr:
         args = [values[a.index] if isinstance(a, Value) else a for a in call.args]
         if call.op in COMPARISONS:
-            return COMPARISONS[call.op](*_common(args))
+            return RULES[call.op](*_common(args))
         if call.op is aten.where.self:
             condition, *rest = args
             return tirx.Select(condition, *(_cast(v, call.dtype) for v in rest))
@@ -171,10 +171,10 @@ class Body:
             return self._scatter(call, point, args)
         kwargs = dict(call.kwargs)
         if call.op in _WITH_NUMBERS:
-            return ARITHMETIC[call.op](_cast(args[0], call.dtype), *args[1:], **kwargs)
+            return RULES[call.op](_cast(args[0], call.dtype), *args[1:], **kwargs)
         dtype = "bool" if call.op in _LOGICAL else call.dtype
         kwargs = {key: _cast(value, dtype) for key, value in kwargs.items()}
-        return ARITHMETIC[call.op](*(_cast(a, dtype) for a in args), **kwargs)
+        return RULES[call.op](*(_cast(a, dtype) for a in args), **kwargs)
 
     def _uniform(self, call: Compute, point: Sequence[Any], args: list[Any]) -> Expr:
         linear: Any = 0

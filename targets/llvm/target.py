@@ -1,58 +1,18 @@
-"""The CPU as a target."""
+"""The CPU as a target. TVM is loaded when something is built."""
 
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import tvm
-from tvm import IRModule, relax
-from tvm.tirx import PrimFunc
+from typing import TYPE_CHECKING
 
 from e2compile.errors import MissingError
-from e2compile.lower.loop import Loop
-from e2compile.lower.workload import Convolution, Pool
-from e2compile.pipeline import TrainingGraph
-from e2compile.targets.llvm import gather, gating, integer_gather, integer_gradient, pools, weight_gradient
-from e2compile.targets.llvm.loops import elementwise
-from e2compile.targets.llvm.machine import Machine, host, tvm_target
-from e2compile.targets.llvm.reductions import reduction
+from e2compile.targets.llvm.machine import Machine, host
 
+if TYPE_CHECKING:
+    from tvm import IRModule
 
-@dataclass(frozen=True)
-class LlvmKernels:
-    """Kernels shaped for one machine."""
-
-    machine: Machine
-
-    def loop(self, loop: Loop) -> PrimFunc:
-        return (reduction if loop.reduces else elementwise)(loop, self.machine)
-
-    def live_samples(self, samples: int, source: str) -> PrimFunc:
-        return gating.live_samples(samples, source)
-
-    def convolution(self, conv: Convolution, bias: bool, gated: bool = False) -> PrimFunc:
-        return gather.forward(conv, self.machine, bias, gated)
-
-    def input_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:
-        return gather.input_gradient(conv, self.machine, gated)
-
-    def weight_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:
-        return weight_gradient.weight_gradient(conv, self.machine, gated)
-
-    def integer_convolution(self, conv: Convolution, signed: bool, gated: bool = False) -> PrimFunc:
-        return integer_gather.integer_convolution(conv, self.machine, signed, gated)
-
-    def integer_input_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:
-        return integer_gather.integer_input_gradient(conv, self.machine, gated)
-
-    def integer_weight_gradient(self, conv: Convolution, signed: bool, gated: bool = False) -> PrimFunc:
-        return integer_gradient.integer_weight_gradient(conv, self.machine, signed, gated)
-
-    def pool(self, pool: Pool, gated: bool = False) -> PrimFunc:
-        return pools.pool(pool, self.machine, gated)
-
-    def pool_gradient(self, pool: Pool, gated: bool = False) -> PrimFunc:
-        return pools.pool_gradient(pool, self.machine, gated)
+    from e2compile.pipeline import TrainingGraph
+    from e2compile.targets.llvm.kernels import LlvmKernels
 
 
 @dataclass(frozen=True)
@@ -63,7 +23,9 @@ class LlvmTarget:
     machine: Machine = field(default_factory=host)
 
     @property
-    def kernels(self) -> LlvmKernels:
+    def kernels(self) -> "LlvmKernels":
+        from e2compile.targets.llvm.kernels import LlvmKernels
+
         return LlvmKernels(self.machine)
 
     def missing(self) -> str | None:
@@ -71,43 +33,19 @@ class LlvmTarget:
             return None
         return "a C compiler to link with (cc, gcc or clang): apt-get install gcc"
 
-    def prepare(self, graph: TrainingGraph) -> TrainingGraph:
+    def prepare(self, graph: "TrainingGraph") -> "TrainingGraph":
         return graph
 
-    def build(self, module: IRModule, path: Path) -> None:
+    def build(self, module: "IRModule", path: Path) -> None:
         """Compile and link `module` to a shared library. Raises MissingError without a linker."""
+        from e2compile.targets.llvm.build import executable
+
         missing = self.missing()
         if missing is not None:
             raise MissingError(f"target {self.name} needs {missing}")
-        self.executable(module).export_library(str(path))
-
-    def executable(self, module: IRModule) -> relax.VMExecutable:
-        """`module` compiled in memory."""
-        # CSE would bind vectors of booleans, which TVM's bound analysis cannot take; LLVM has its own
-        with tvm.transform.PassContext(opt_level=3, config={"tirx.disable_cse_tir": True}):
-            return tvm.compile(module, target=tvm_target(), relax_pipeline=relax_pipeline())
-
-
-def relax_pipeline() -> tvm.transform.Pass:
-    """Relax's build without fusion or legalisation: every call is a scheduled kernel already."""
-    from tvm.relax import transform
-
-    return tvm.transform.Sequential(
-        [
-            transform.ToNonDataflow(),
-            transform.RemovePurityChecking(),
-            transform.CallTIRRewrite(),
-            transform.StaticPlanBlockMemory(),
-            transform.LowerAllocTensor(),
-            transform.KillAfterLastUse(),
-            transform.LowerRuntimeBuiltin(),
-            transform.ComputePrimValue(),
-            transform.VMShapeLower(),
-            transform.AttachGlobalSymbol(),
-        ]
-    )
+        executable(module).export_library(str(path))
 
 
 CPU = LlvmTarget()
 
-__all__ = ["CPU", "LlvmKernels", "LlvmTarget", "relax_pipeline"]
+__all__ = ["CPU", "LlvmTarget"]

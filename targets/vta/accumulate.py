@@ -1,23 +1,25 @@
 """Streams of accumulations: weight gradients, whose sums run over pixels and samples."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby, product
 from math import prod
 
 from e2compile.targets.vta import accumulate_tile, cost, pipeline
-from e2compile.targets.vta.accumulate_tile import Tile, columns
+from e2compile.targets.vta.accumulate_tile import Tile
+from e2compile.targets.vta.bands import Bands
 from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.emit import Box, Emitter, Scratchpad, Slot
 from e2compile.targets.vta.isa import Memory
 from e2compile.targets.vta.nest import IDLE, Axis, Nest, Step
-from e2compile.targets.vta.pipeline import Epilogue, Piece
+from e2compile.targets.vta.pipeline import Epilogue, Part, Piece
 from e2compile.targets.vta.ranges import Block, Range, cut, meet, pieces, steps
 from e2compile.targets.vta.stream import INP, OUT, WGT, Stream
 from e2compile.targets.vta.work import Accumulation
 
 # Shapes of tiles of which streams are made and timed, for the fastest.
-_TRIED = 4
+_TRIED = 3
 
 
 @lru_cache(maxsize=256)
@@ -37,6 +39,15 @@ def _emitted(work: Accumulation, config: Config, tile: Tile, epilogue: Epilogue)
     return schedule.emitter.finish(sizes)
 
 
+@dataclass(frozen=True)
+class _Chunk:
+    """A part of the pixels, in a pass."""
+
+    number: int
+    columns: Range
+    rows: Range
+
+
 class _Schedule:
     def __init__(self, work: Accumulation, config: Config, tile: Tile) -> None:
         self.work = work
@@ -45,21 +56,20 @@ class _Schedule:
         self.inps = Scratchpad(self.emitter, Memory.INP, tile.inp_elements(work), tile.inp_slots)
         self.wgts = Scratchpad(self.emitter, Memory.WGT, tile.wgt_elements, tile.wgt_slots)
         self.accs = [Slot(i * tile.piece_elements) for i in range(tile.acc_slots * tile.pieces)]
-        self.top = min(down for down, _ in work.taps)
-        self.band = tile.band(work)
 
     def tiles(self) -> Iterator[pipeline.Tile]:
         work, tile = self.work, self.tile
-        chunks = list(product(cut(work.out_width, tile.width), steps(work.out_height, tile.height)))
+        places = cut(work.out_width, tile.width), steps(work.out_height, tile.height)
+        chunks = [_Chunk(*parts) for parts in product(range(work.passes), *places)]
         for i, block in enumerate(self._blocks()):
             first = i % tile.acc_slots * tile.pieces
             parts = pieces(block, tile.pieces)
             outputs = [self._piece(part, slot) for part, slot in zip(parts, self.accs[first:], strict=False)]
             c, channels = block[1]
             groups = [(c + begin, size) for begin, size in cut(channels, tile.group)]
-            fresh = set(parts)
+            bands = tile.bands(work, block[0])
             emits = [
-                self._products(part, piece, chunk, group, block[2], fresh)
+                self._products(part, piece, chunk, group, block[2], bands)
                 for chunk in chunks
                 for group in groups
                 for part, piece in zip(parts, outputs, strict=True)
@@ -77,69 +87,47 @@ class _Schedule:
             yield from ((taps, channels, o) for taps, channels in rest for o in outputs)
 
     def _piece(self, part: Block, slot: Slot) -> Piece:
-        begin, extent = zip(*part, strict=True)
-        return Piece(Box(self.work.out_shape, (0, *begin), (1, *extent)), prod(extent), slot)
+        box = Box.of(self.work.out_shape, (0, 1), *part)
+        return Piece(box, prod(box.extent), IDLE, slot)
 
     def _products(
-        self,
-        part: Block,
-        piece: Piece,
-        chunk: tuple[Range, Range],
-        group: Range,
-        outputs: Range,
-        fresh: set[Block],
-    ) -> Callable[[], None]:
-        """What emits a chunk's products of those channels of a piece that are in a group.
+        self, part: Block, piece: Piece, chunk: _Chunk, group: Range, outputs: Range, bands: Bands
+    ) -> Part:
+        """A chunk's products of those channels of a piece that are in a group.
 
-        `outputs` are the blocks whose weights load together, `fresh` the pieces that have no sums yet.
+        `outputs` are the blocks whose weights load together.
         """
-        xs, ys = chunk
+        xs, ys = chunk.columns, chunk.rows
 
         def emit() -> None:
-            wgt_box = Box(self.work.wgt_shape, *zip(outputs, ys, xs, strict=True))
+            stored = chunk.number * self.work.outputs + outputs[0], outputs[1]
+            wgt_box = Box.of(self.work.wgt_shape, stored, ys, xs)
             wgt = self.wgts.load(wgt_box)
-            bands = sorted({band for y in range(ys[0], sum(ys)) for band in self._bands(part[0], y)})
-            boxes = [self._inp_box(band, group, xs) for band in bands]
+            numbers = sorted({band for y in range(ys[0], sum(ys)) for band in bands.of(part[0], y)})
+            shape, wide = self.work.inp_shape, bands.columns(xs)
+            boxes = [Box.of(shape, group, bands.rows(band), wide) for band in numbers]
             inps = [self.inps.load(box) for box in boxes]
-            places = {b: (i.base, box) for b, i, box in zip(bands, inps, boxes, strict=True)}
-            if part in fresh:
-                fresh.remove(part)
-                self.emitter.reset(piece.slot, piece.size + IDLE)
             channels = meet(part[1], group)
-            for _, run in groupby(range(ys[0], sum(ys)), lambda y: self._bands(part[0], y)):
+            idle = piece.slot.base + piece.size
+            for places, run in groupby(range(ys[0], sum(ys)), lambda y: bands.of(part[0], y)):
                 rows = list(run)
-                acc = piece.slot.base, part
-                points = self._points(acc, channels[0], rows[0], (wgt.base, wgt_box), places)
-                axes = self._axes(part, channels[1], len(rows), xs, wgt_box)
-                self.emitter.multiply(
-                    Nest(axes, tuple(points), piece.slot.base + piece.size), piece.slot, inps, [wgt]
-                )
+                found = [numbers.index(band) for band in places]
+                inp = [(inps[i].base, boxes[i]) for i in found]
+                points = self._points((piece.slot.base, part), channels[0], rows[0], (wgt.base, wgt_box), inp)
+                axes = self._axes(part, channels[1], len(rows), boxes[0], wgt_box)
+                self.emitter.multiply(Nest(axes, tuple(points), idle), piece.slot, inps, [wgt])
 
-        return emit
+        return Part(piece, chunk.number, emit)
 
-    def _bands(self, taps: Range, y: int) -> list[int]:
-        """The band in which each tap's input row for an output row lies."""
-        if not self.tile.keeps:
-            return [y // self.tile.height] * taps[1]
-        first = y * self.work.stride[0] - self.top
-        return [(first + down) // self.band for down, _ in self.work.taps[taps[0] : sum(taps)]]
-
-    def _inp_box(self, band: int, channels: Range, xs: Range) -> Box:
-        """A band, moved up where rows are missing at the bottom, so that all are of one size."""
-        first = self.top + band * self.tile.height * self.work.stride[0]
-        rows = min(first, self.work.in_height - self.band), self.band
-        begin, extent = zip(channels, rows, columns(self.work, xs), strict=True)
-        return Box(self.work.inp_shape, begin, extent)
-
-    def _axes(self, part: Block, channels: int, rows: int, xs: Range, wgt_box: Box) -> tuple[Axis, ...]:
+    def _axes(self, part: Block, channels: int, rows: int, inp_box: Box, wgt_box: Box) -> tuple[Axis, ...]:
         outputs = part[2][1]
         dy, dx = self.work.stride
-        wide = columns(self.work, xs)[1]
+        _, high, wide = inp_box.extent
         _, height, width = wgt_box.extent
         return (
             Axis(rows, src=dy * wide, wgt=width),
             Axis(width, src=dx, wgt=1),
-            Axis(channels, dst=outputs, src=self.band * wide),
+            Axis(channels, dst=outputs, src=high * wide),
             Axis(outputs, dst=1, wgt=height * width),
         )
 
@@ -149,17 +137,16 @@ class _Schedule:
         channel: int,
         y: int,
         wgt: tuple[int, Box],
-        inps: Mapping[int, tuple[int, Box]],
+        inps: Sequence[tuple[int, Box]],
     ) -> Iterator[Step]:
-        """Of each tap, the indices of the first product, given where each operand lies."""
+        """Of each tap, the indices of the first product, given where its operands lie."""
         acc_base, (taps, (c, channels), (o, outputs)) = acc
         dy, dx = self.work.stride
         wgt_base, wgt_box = wgt
         (first_output, first_y, first_x), (_, height, width) = wgt_box.begin, wgt_box.extent
-        w = wgt_base + ((o - first_output) * height + y - first_y) * width
-        for i, band in enumerate(self._bands(taps, y)):
+        w = wgt_base + ((o - first_output % self.work.outputs) * height + y - first_y) * width
+        for i, (base, box) in enumerate(inps):
             down, right = self.work.taps[taps[0] + i]
-            base, box = inps[band]
             (first_channel, first_row, first_column), (_, rows, wide) = box.begin, box.extent
             row = (channel - first_channel) * rows + y * dy + down - first_row
             src = base + row * wide + first_x * dx + right - first_column

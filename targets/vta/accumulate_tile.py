@@ -8,18 +8,17 @@ from math import prod
 
 from e2compile.errors import UsageError
 from e2compile.targets.vta import cost
+from e2compile.targets.vta.bands import Bands
 from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.emit import Box
 from e2compile.targets.vta.isa import Memory
 from e2compile.targets.vta.nest import IDLE
-from e2compile.targets.vta.ranges import Range, pieces, reach, sizes
+from e2compile.targets.vta.ranges import Range, cut, pieces, sizes
 from e2compile.targets.vta.work import Accumulation
 
 _PIECES = (1, 2, 4)
 # Slots of a scratchpad that is too small for all, besides those in use.
 _MORE_SLOTS = 2
-# Elements that load in the time that another DMA row takes to begin.
-_ROW = 46
 _MOST_SIZES = 6  # of a tile's channels
 
 
@@ -28,10 +27,9 @@ class Tile:
     """The most of each dimension that is worked on at once, and the slots of the scratchpads.
 
     A tile of outputs, taps x channels x output blocks, leaves in up to `pieces` pieces. Its sums run over
-    chunks of `height` x `width` pixels, and in a chunk over groups of `group` channels. An input slot holds a
-    band of a group's rows: all that a chunk reads, or, if it `keeps` what the next chunk reads too, those
-    that are new. `outputs_first` walks over all channels for each tile of output blocks, rather than over all
-    output blocks for each tile of channels.
+    chunks of `height` x `width` pixels, and in a chunk over groups of `group` channels, whose rows an input
+    slot holds in bands (see Bands). `outputs_first` walks over all channels for each tile of output blocks,
+    rather than over all output blocks for each tile of channels.
     """
 
     taps: int
@@ -62,27 +60,15 @@ class Tile:
         return most + IDLE
 
     def inp_elements(self, work: Accumulation) -> int:
-        return self.group * self.band(work) * columns(work, (0, self.width))[1]
+        all_bands = (self.bands(work, taps) for taps in cut(len(work.taps), self.taps))
+        return self.group * max(bands.size * bands.columns((0, self.width))[1] for bands in all_bands)
 
-    def band(self, work: Accumulation) -> int:
-        """Rows of a band."""
-        return self.height * work.stride[0] if self.keeps else _rows(work, self.height)
+    def bands(self, work: Accumulation, taps: Range) -> Bands:
+        return Bands(work, taps, self.height, self.keeps)
 
-    def bands(self, work: Accumulation) -> int:
-        """Bands that a chunk reads."""
-        return -(-_rows(work, self.height) // self.band(work))
-
-
-def _rows(work: Accumulation, height: int) -> int:
-    """Input rows that some output rows read."""
-    return reach((0, height), work.stride[0], [down for down, _ in work.taps])[1]
-
-
-def columns(work: Accumulation, outputs: Range) -> Range:
-    """The input columns that all taps read for some output columns, and what fills a DMA row."""
-    wide = reach(outputs, work.stride[1], [right for _, right in work.taps])
-    is_nearly_all = outputs[1] == work.out_width and work.in_width - wide[1] < _ROW
-    return (0, work.in_width) if is_nearly_all else wide
+    def used(self, work: Accumulation) -> int:
+        """Bands that a chunk reads, at most."""
+        return max(self.bands(work, taps).used for taps in cut(len(work.taps), self.taps))
 
 
 def promising(work: Accumulation, config: Config, most: int) -> list[Tile]:
@@ -115,7 +101,7 @@ def _shapes(work: Accumulation, config: Config, taps: list[int]) -> Iterator[Til
         for c in fitting[:_MOST_SIZES]:
             one = Tile(k, c, o, 1, *place, keeps)
             room = (1 << config.log_inps) // one.inp_elements(work)
-            groups = {min(c, room // (one.bands(work) + more)) for more in range(_MORE_SLOTS + 1)}
+            groups = {min(c, room // (one.used(work) + more)) for more in range(_MORE_SLOTS + 1)}
             for group in groups - {0}:
                 for first in (False, True) if o < work.outputs and c < work.channels else (True,):
                     yield replace(one, group=group, outputs_first=first)
@@ -124,13 +110,13 @@ def _shapes(work: Accumulation, config: Config, taps: list[int]) -> Iterator[Til
 def _slotted(work: Accumulation, config: Config, tile: Tile) -> Iterator[Tile]:
     """The tile with as many slots as help, if it fits."""
     chunks, _, outputs = _counts(work, tile)
-    used, groups = tile.bands(work), -(-tile.channels // tile.group)
+    used, groups = tile.used(work), -(-tile.channels // tile.group)
     inps = (1 << config.log_inps) // tile.inp_elements(work)
     wgts = (1 << config.log_wgts) // tile.wgt_elements
     accs = (1 << config.log_accs) // tile.piece_elements
     if inps < used * (groups if tile.keeps else 1) or min(wgts, accs) < 1:
         return
-    inp_use = 0 if tile.outputs_first else _bands(tile, chunks, used) * groups
+    inp_use = 0 if tile.outputs_first else _bands(work, tile, used) * groups
     wgt_use = chunks if tile.outputs_first else chunks * outputs
     yield replace(
         tile,
@@ -140,14 +126,15 @@ def _slotted(work: Accumulation, config: Config, tile: Tile) -> Iterator[Tile]:
     )
 
 
-def _bands(tile: Tile, chunks: int, used: int) -> int:
-    """Bands of a group that all chunks read."""
+def _bands(work: Accumulation, tile: Tile, used: int) -> int:
+    """Bands of a group that all chunks of a pass read."""
+    chunks = _counts(work, tile)[0] // work.passes
     return chunks - 1 + used if tile.keeps else chunks
 
 
 def _counts(work: Accumulation, tile: Tile) -> tuple[int, int, int]:
-    """Chunks of the sums, tiles of taps and channels, tiles of output blocks."""
-    chunks = -(-work.out_height // tile.height) * -(-work.out_width // tile.width)
+    """Chunks of the sums in all passes, tiles of taps and channels, tiles of output blocks."""
+    chunks = work.passes * -(-work.out_height // tile.height) * -(-work.out_width // tile.width)
     blocks = -(-len(work.taps) // tile.taps) * -(-work.channels // tile.channels)
     return chunks, blocks, -(-work.outputs // tile.outputs)
 
@@ -155,27 +142,30 @@ def _counts(work: Accumulation, tile: Tile) -> tuple[int, int, int]:
 def _cycles(work: Accumulation, config: Config, tile: Tile) -> int:
     """About how long it takes: for each tile of outputs the busiest stage, and what cannot overlap."""
     chunks, blocks, outputs = _counts(work, tile)
-    used, groups = tile.bands(work), -(-tile.channels // tile.group)
+    used, groups = tile.used(work), -(-tile.channels // tile.group)
     sums = prod(extent for _, extent in tile.whole)
-    wide = columns(work, (0, tile.width))[1]
-    inp_box = Box(work.inp_shape, (0, 0, 0), (tile.group, tile.band(work), wide))
+    bands = tile.bands(work, (0, tile.taps))
+    wide = bands.columns((0, tile.width))[1]
+    inp_box = Box(work.inp_shape, (0, 0, 0), (tile.group, bands.size, wide))
     wgt_box = Box(work.wgt_shape, (0, 0, 0), (tile.outputs, tile.height, tile.width))
     out_box = Box(work.out_shape, (0, 0, 0, 0), (1, *(extent for _, extent in tile.whole)))
     inp, wgt = cost.moved(Memory.INP, inp_box, config), cost.moved(Memory.WGT, wgt_box, config)
     out = cost.moved(Memory.OUT, out_box, config)
 
     runs = min(tile.height, used + 1) if used > 1 else 1
-    products = cost.gemm(chunks * groups * runs + 1, sums * (work.out_height * work.out_width + 1))
+    products = cost.gemm(
+        chunks * groups * runs + 1, sums * (work.passes * work.out_height * work.out_width + 1)
+    )
     shifts = (work.planes - 1) * cost.alu(1, sums)
     store = work.planes * out
     last = store + shifts // 2
     compute = products + shifts + (last if tile.acc_slots < 2 else 0)
-    inps, wgts = inp * groups * _bands(tile, chunks, used), wgt * chunks
+    inps, wgts = inp * groups * work.passes * _bands(work, tile, used), wgt * chunks
     if tile.inp_slots <= used and chunks * groups * blocks > 1:
         compute += inps
     stall = wgt + inp - (tile.inp_slots - used) * products // (chunks * groups)
 
-    keeps_inps = not tile.outputs_first and tile.inp_slots >= groups * _bands(tile, chunks, used)
+    keeps_inps = not tile.outputs_first and tile.inp_slots >= groups * _bands(work, tile, used)
     keeps_wgts = tile.wgt_slots >= (chunks if tile.outputs_first else chunks * outputs)
     firsts = max(blocks if keeps_inps else 0, (outputs if tile.outputs_first else 1) if keeps_wgts else 0)
     again = (0 if keeps_inps else inps) + (0 if keeps_wgts else wgts)

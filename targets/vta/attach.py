@@ -33,26 +33,27 @@ def attach(folder: Path, library: Any, device: str | None = None) -> Driver:
     return Driver(table, _device(device or SIMULATOR, table.config, library))
 
 
+def check(device: str) -> None:
+    """Raise UsageError for what names no device."""
+    kind, is_remote, address = device.partition("://")
+    if is_remote:
+        if kind != ANY and kind not in BOARDS:
+            raise UsageError(f"no board {kind!r}: there is {', '.join([*BOARDS, ANY])}")
+        if not address:
+            raise UsageError(f"{kind}:// lacks an address: write {kind}://HOST:PORT")
+    elif device not in (SIMULATOR, STRICT) and device.partition(":")[0] != BOARD:
+        raise UsageError(f"no device {device!r}: there is {', '.join(DEVICES)}")
+
+
 def _device(text: str, config: Config, library: Any) -> Device:
+    check(text)
     if text in (SIMULATOR, STRICT):
         return Simulator(config, library.get_function(INTERPRETER, query_imports=True), strict=text == STRICT)
     kind, is_remote, address = text.partition("://")
-    if is_remote:
-        return _remote(kind, address, config)
-    kind, _, buffer = text.partition(":")
-    if kind == BOARD:
-        return board.opened(config, buffer or board.BUFFER)
-    raise UsageError(f"no device {text!r}: there is {', '.join(DEVICES)}")
-
-
-def _remote(kind: str, address: str, config: Config) -> Device:
-    """The device of a server. Its address names a board, or any VTA; the server knows which one it has."""
-    if kind != ANY and kind not in BOARDS:
-        raise UsageError(f"no board {kind!r}: there is {', '.join([*BOARDS, ANY])}")
+    if not is_remote:
+        return board.opened(config, text.partition(":")[2] or board.BUFFER)
     if kind not in (ANY, config.target):
         raise UsageError(
             f"the program is for {config.target}, not for {kind}: compile it with --target fpga:{kind}"
         )
-    if not address:
-        raise UsageError(f"{kind}:// lacks an address: write {kind}://HOST:PORT")
     return Remote(address, config)

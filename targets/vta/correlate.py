@@ -1,6 +1,6 @@
 """Streams of correlations: convolutions, their input gradients and matrix products."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -10,15 +10,16 @@ from e2compile.targets.vta import correlate_tile, cost, pipeline
 from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.correlate_tile import Tile, window
 from e2compile.targets.vta.emit import Box, Emitter, Scratchpad, Slot
+from e2compile.targets.vta.footprint import DISTANCE
 from e2compile.targets.vta.isa import Memory
-from e2compile.targets.vta.nest import DISTANCE, Axis, Nest
-from e2compile.targets.vta.pipeline import Epilogue, Piece
+from e2compile.targets.vta.nest import Axis, Nest
+from e2compile.targets.vta.pipeline import Epilogue, Part, Piece
 from e2compile.targets.vta.ranges import Block, Range, cut, pieces
 from e2compile.targets.vta.stream import INP, OUT, WGT, Stream
 from e2compile.targets.vta.work import Correlation
 
 # Shapes of tiles of which streams are made and timed, for the fastest.
-_TRIED = 4
+_TRIED = 3
 
 
 @lru_cache(maxsize=256)
@@ -40,8 +41,9 @@ def _emitted(work: Correlation, config: Config, tile: Tile, epilogue: Epilogue) 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A part of the reduction."""
+    """A part of the reduction, in a pass."""
 
+    number: int
     inputs: Range
     taps: Range
 
@@ -57,13 +59,14 @@ class _Schedule:
 
     def tiles(self) -> Iterator[pipeline.Tile]:
         work, tile = self.work, self.tile
-        chunks = [_Chunk(c, k) for c in cut(work.inputs, tile.inputs) for k in cut(len(work.taps), tile.taps)]
+        parts_of = range(work.passes), cut(work.inputs, tile.inputs), cut(len(work.taps), tile.taps)
+        chunks = [_Chunk(*parts) for parts in product(*parts_of)]
         for i, block in enumerate(self._blocks()):
             first = i % tile.acc_slots * tile.pieces
             parts = pieces(block, tile.pieces)
             outputs = [self._piece(part, slot) for part, slot in zip(parts, self.accs[first:], strict=False)]
             emits = [
-                self._products(block, part, piece, chunk, is_first=chunk is chunks[0])
+                self._products(block, part, piece, chunk)
                 for chunk in chunks
                 for part, piece in zip(parts, outputs, strict=True)
             ]
@@ -80,32 +83,29 @@ class _Schedule:
             yield from ((o, *place) for place in places for o in outputs)
 
     def _piece(self, part: Block, slot: Slot) -> Piece:
-        begin, extent = zip(*part, strict=True)
-        return Piece(Box(self.work.out_shape, (0, *begin), (1, *extent)), prod(extent), slot)
+        box = Box.of(self.work.out_shape, (0, 1), *part)
+        size = prod(box.extent)
+        return Piece(box, size, max(DISTANCE - size, 0), slot)
 
-    def _products(
-        self, block: Block, part: Block, piece: Piece, chunk: _Chunk, is_first: bool
-    ) -> Callable[[], None]:
-        """What emits the products of a piece and a chunk."""
+    def _products(self, block: Block, part: Block, piece: Piece, chunk: _Chunk) -> Part:
+        """The products of a piece and a chunk."""
 
         def emit() -> None:
             inp_box, wgt_box = self._inp_box(block, chunk), self._wgt_box(block, chunk)
             wgt, inp = self.wgts.load(wgt_box), self.inps.load(inp_box)
-            if is_first:
-                self.emitter.reset(piece.slot, max(piece.size, DISTANCE))
             nest = self._nest(part, chunk, piece.slot.base, (inp.base, inp_box), (wgt.base, wgt_box))
             self.emitter.multiply(nest, piece.slot, [inp], [wgt])
 
-        return emit
+        return Part(piece, chunk.number, emit)
 
     def _inp_box(self, block: Block, chunk: _Chunk) -> Box:
         _, images, rows, columns = block
-        begin, extent = zip(chunk.inputs, images, *window(self.work, chunk.taps, rows, columns), strict=True)
-        return Box(self.work.inp_shape, begin, extent)
+        first, count = chunk.inputs
+        inputs = chunk.number * self.work.inputs + first, count
+        return Box.of(self.work.inp_shape, inputs, images, *window(self.work, chunk.taps, rows, columns))
 
     def _wgt_box(self, block: Block, chunk: _Chunk) -> Box:
-        begin, extent = zip(block[0], chunk.inputs, chunk.taps, strict=True)
-        return Box(self.work.wgt_shape, begin, extent)
+        return Box.of(self.work.wgt_shape, block[0], chunk.inputs, chunk.taps)
 
     def _nest(self, part: Block, chunk: _Chunk, acc: int, inp: tuple[int, Box], wgt: tuple[int, Box]) -> Nest:
         """The products, given where each operand lies."""

@@ -10,8 +10,8 @@ from e2compile.errors import UsageError
 from e2compile.targets.vta import cost
 from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.emit import Box
+from e2compile.targets.vta.footprint import DISTANCE
 from e2compile.targets.vta.isa import Memory
-from e2compile.targets.vta.nest import DISTANCE
 from e2compile.targets.vta.ranges import Range, cut, pieces, reach, sizes
 from e2compile.targets.vta.work import Correlation
 
@@ -103,7 +103,7 @@ def _slotted(work: Correlation, config: Config, tile: Tile) -> Iterator[Tile]:
     accs = (1 << config.log_accs) // tile.piece_elements
     if min(inps, wgts, accs) < 1:
         return
-    inp_use = places * chunks if tile.outputs_first else chunks
+    inp_use = work.passes * (places * chunks if tile.outputs_first else chunks)
     wgt_use = chunks if tile.outputs_first else blocks * chunks
     yield replace(
         tile,
@@ -122,11 +122,11 @@ def in_pieces(work: Correlation, config: Config, tile: Tile) -> list[Tile]:
         accs = (1 << config.log_accs) // (count * parts.piece_elements)
         if accs and len(pieces(parts.whole, count)) == count:
             result.append(replace(parts, acc_slots=min(accs, 2)))
-    return [tile for tile in result if chunks * tile.pieces >= work.planes][:2] or result[-1:]
+    return [tile for tile in result if work.passes * chunks * tile.pieces >= work.planes][:2] or result[-1:]
 
 
 def _counts(work: Correlation, tile: Tile) -> tuple[int, int, int]:
-    """Tiles of positions, chunks of a reduction, tiles of output blocks."""
+    """Tiles of positions, chunks of a pass, tiles of output blocks."""
     rows, columns = -(-work.out_height // tile.height), -(-work.out_width // tile.width)
     chunks = -(-work.inputs // tile.inputs) * -(-len(work.taps) // tile.taps)
     return -(-work.images // tile.images) * rows * columns, chunks, -(-work.outputs // tile.outputs)
@@ -136,16 +136,17 @@ def _cycles(work: Correlation, config: Config, tile: Tile) -> int:
     """About how long it takes: the busiest stage, and what cannot overlap."""
     places, chunks, blocks = _counts(work, tile)
     sums = prod(work.out_shape[1:])
-    gemm = cost.gemm(places * blocks * (chunks + 1), work.products + sums)
+    gemm = cost.gemm(places * blocks * (work.passes * chunks + 1), work.products + sums)
     shifts = (work.planes - 1) * cost.alu(places * blocks, sums)
 
-    inp_loads, wgt_loads = places * chunks, blocks * chunks
+    again = places * work.passes
+    inp_loads, wgt_loads = again * chunks, blocks * chunks
     if tile.outputs_first:
         inp_loads *= 1 if inp_loads <= tile.inp_slots else blocks
-        wgt_loads *= 1 if chunks <= tile.wgt_slots else places
+        wgt_loads *= 1 if chunks <= tile.wgt_slots else again
     else:
-        inp_loads *= 1 if chunks <= tile.inp_slots else blocks
-        wgt_loads *= 1 if wgt_loads <= tile.wgt_slots else places
+        inp_loads *= 1 if work.passes * chunks <= tile.inp_slots else blocks
+        wgt_loads *= 1 if wgt_loads <= tile.wgt_slots else again
     (_, high), (_, wide) = window(work, (0, tile.taps), *tile.whole[2:])
     inp_box = Box(work.inp_shape, (0, 0, 0, 0), (tile.inputs, tile.images, high, wide))
     wgt_box = Box(work.wgt_shape, (0, 0, 0), (tile.outputs, tile.inputs, tile.taps))

@@ -15,6 +15,7 @@ from e2compile.targets.vta import isa, nest, stream
 from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.isa import AluOp, Instruction, Memory, Stage, Tokens, Transfer, Uop
 from e2compile.targets.vta.nest import Nest, Points
+from e2compile.targets.vta.ranges import Range
 from e2compile.targets.vta.stream import Stream
 
 _MOST = (1 << 16) - 1  # of a transfer's rows, columns and stride
@@ -39,6 +40,12 @@ class Box:
     shape: tuple[int, ...]
     begin: tuple[int, ...]
     extent: tuple[int, ...]
+
+    @staticmethod
+    def of(shape: tuple[int, ...], *ranges: Range) -> "Box":
+        """Of a range in each dimension."""
+        begin, extent = zip(*ranges, strict=True)
+        return Box(shape, begin, extent)
 
     def transfers(self, memory: Memory, sram: int) -> Iterator[Transfer]:
         """Those that move it to or from `sram`, packed there, in the fewest and longest DMA rows."""

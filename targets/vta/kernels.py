@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from tvm.tirx import PrimFunc
 
 from e2compile.lower.workload import Convolution
-from e2compile.targets.llvm.target import LlvmKernels
+from e2compile.targets.llvm.kernels import LlvmKernels
 
 WHAT, WORKLOAD, SIGNED, GATED = "vta.what", "vta.workload", "vta.signed", "vta.gated"
 FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = "forward", "input_gradient", "weight_gradient"

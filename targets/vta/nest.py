@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2compile.errors import UsageError
+from e2compile.targets.vta.footprint import DISTANCE
 
-# An accumulation is lost where an accumulator returns within fewer micro-ops, as the hardware's RTL shows.
-DISTANCE = 3
 IDLE = DISTANCE - 1  # accumulators that one needs beside it
 _MOST_ITERATIONS = (1 << 14) - 1
 

@@ -4,31 +4,42 @@ A plane is stored before the accumulators shift by 8 in place for the next, so t
 between parts of the next tile's products, which give the stores time.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from e2compile.targets.vta.emit import Box, Emitter, Slot
 from e2compile.targets.vta.isa import AluOp, Memory
 
-Epilogue = tuple[tuple[AluOp, int], ...]  # operations, with immediates, on each sum before its bytes leave
+Epilogue = tuple[tuple[AluOp, int], ...]  # operations, with immediates, on each sum after its last product
 _BYTE = 8
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Outputs, `box` in their first byte plane, and the accumulators that hold their sums."""
+    """Outputs, `box` in their first byte plane, and their accumulators, `size` of them and idle ones."""
 
     box: Box
     size: int
+    idle: int
     slot: Slot
 
 
 @dataclass(frozen=True)
+class Part:
+    """Emits some products of a piece, all of one pass. Passes follow one another."""
+
+    piece: Piece
+    number: int
+    emit: Callable[[], None]
+
+
+@dataclass(frozen=True)
 class Tile:
-    """Pieces that share operands. Each of `parts` emits some of their products."""
+    """Pieces that share operands, and all parts of their products."""
 
     pieces: Sequence[Piece]
-    parts: Sequence[Callable[[], None]]
+    parts: Sequence[Part]
 
 
 def run(emitter: Emitter, tiles: Iterable[Tile], epilogue: Epilogue, has_halves: bool) -> None:
@@ -36,11 +47,12 @@ def run(emitter: Emitter, tiles: Iterable[Tile], epilogue: Epilogue, has_halves:
     waiting: list[Callable[[], None]] = []
     for tile in tiles:
         gap = len(tile.parts) / (len(waiting) + 1)
-        due = [round((i + 1) * gap) for i in range(len(waiting))]
-        for i in range(len(tile.parts) + 1):
-            _run(emit for at, emit in zip(due, waiting, strict=True) if at == i)
-            _run(tile.parts[i : i + 1])
-        waiting = _bytes(emitter, tile.pieces, epilogue)
+        due = [(round((i + 1) * gap), emit) for i, emit in enumerate(waiting)]
+        for i, emit in enumerate(_marked(emitter, tile)):
+            _run(shift for at, shift in due if at == i)
+            emit()
+        _run(shift for at, shift in due if at == len(tile.parts))
+        waiting = _bytes(emitter, tile, epilogue)
         if not has_halves:
             _run(waiting)
             waiting = []
@@ -52,20 +64,47 @@ def _run(emits: Iterable[Callable[[], None]]) -> None:
         emit()
 
 
-def _bytes(emitter: Emitter, pieces: Sequence[Piece], epilogue: Epilogue) -> list[Callable[[], None]]:
-    """Emit what stores the first plane; what makes each of the others."""
-    for piece in pieces:
+def _marked(emitter: Emitter, tile: Tile) -> Iterator[Callable[[], None]]:
+    """What emits each part, with what comes before and after a pass of a piece.
+
+    A plane leaves between two passes, as the next one cannot change it.
+    """
+    first, last = dict[tuple[int, int], int](), dict[tuple[int, int], int]()
+    keys = [(tile.pieces.index(part.piece), part.number) for part in tile.parts]
+    for i, key in enumerate(keys):
+        first.setdefault(key, i)
+        last[key] = i
+
+    def marked(i: int) -> None:
+        part, key = tile.parts[i], keys[i]
+        piece = part.piece
+        if first[key] == i and part.number == 0:
+            emitter.reset(piece.slot, piece.size + piece.idle)
+        elif first[key] == i:
+            emitter.apply(AluOp.SHR, _BYTE, piece.slot, piece.size)
+        part.emit()
+        if last[key] == i and part.number < tile.parts[-1].number:
+            _store(emitter, piece, part.number)
+
+    return (partial(marked, i) for i in range(len(tile.parts)))
+
+
+def _store(emitter: Emitter, piece: Piece, plane: int) -> None:
+    box = replace(piece.box, begin=(plane, *piece.box.begin[1:]))
+    emitter.move(Memory.OUT, box, piece.slot)
+
+
+def _bytes(emitter: Emitter, tile: Tile, epilogue: Epilogue) -> list[Callable[[], None]]:
+    """Emit what stores the plane that the last pass ends in; what makes each of those above."""
+    first, planes = tile.parts[-1].number, tile.pieces[0].box.shape[0]
+    for piece in tile.pieces:
         for op, immediate in epilogue:
             emitter.apply(op, immediate, piece.slot, piece.size)
-        emitter.move(Memory.OUT, piece.box, piece.slot)
+        _store(emitter, piece, first)
 
-    def shifted(plane: int) -> Callable[[], None]:
-        def emit() -> None:
-            for piece in pieces:
-                emitter.apply(AluOp.SHR, _BYTE, piece.slot, piece.size)
-                box = replace(piece.box, begin=(plane, *piece.box.begin[1:]))
-                emitter.move(Memory.OUT, box, piece.slot)
+    def shifted(plane: int) -> None:
+        for piece in tile.pieces:
+            emitter.apply(AluOp.SHR, _BYTE, piece.slot, piece.size)
+            _store(emitter, piece, plane)
 
-        return emit
-
-    return [shifted(plane) for plane in range(1, pieces[0].box.shape[0])]
+    return [partial(shifted, plane) for plane in range(first + 1, planes)]

@@ -2,19 +2,16 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tvm import IRModule
-
-from e2compile.passes import Quantise
-from e2compile.pipeline import TrainingGraph
 from e2compile.targets.llvm.target import CPU, LlvmTarget
-from e2compile.targets.vta import config as configs
-from e2compile.targets.vta import table
-from e2compile.targets.vta.config import Config, named
-from e2compile.targets.vta.interpreter import interpreter
-from e2compile.targets.vta.kernels import VtaKernels
-from e2compile.targets.vta.partition import partition
-from e2compile.targets.vta.simulator import INTERPRETER
+from e2compile.targets.vta.config import Config, named, read
+
+if TYPE_CHECKING:
+    from tvm import IRModule
+
+    from e2compile.pipeline import TrainingGraph
+    from e2compile.targets.vta.kernels import VtaKernels
 
 
 @dataclass(frozen=True)
@@ -26,20 +23,31 @@ class VtaTarget:
     name: str = "fpga"
 
     @property
-    def kernels(self) -> VtaKernels:
+    def kernels(self) -> "VtaKernels":
+        from e2compile.targets.vta.kernels import VtaKernels
+
         return VtaKernels(self.host.machine)
 
     def missing(self) -> str | None:
         return self.host.missing()
 
-    def prepare(self, graph: TrainingGraph) -> TrainingGraph:
+    def prepare(self, graph: "TrainingGraph") -> "TrainingGraph":
         """What no pass before has put into integers is quantised."""
+        from e2compile.passes import Quantise
+
         if any(isinstance(item, Quantise) for item in graph.passes):
             return graph
         return graph.apply(Quantise())
 
-    def build(self, module: IRModule, path: Path) -> None:
+    def build(self, module: "IRModule", path: Path) -> None:
         """Compile `module` to a library, and streams beside it. Raises MissingError without a linker."""
+        from tvm import IRModule
+
+        from e2compile.targets.vta import table
+        from e2compile.targets.vta.interpreter import interpreter
+        from e2compile.targets.vta.partition import partition
+        from e2compile.targets.vta.simulator import INTERPRETER
+
         offloaded, found = partition(module, self.config)
         simulator = interpreter(self.config).with_attr("global_symbol", INTERPRETER)
         offloaded.update(IRModule({INTERPRETER: simulator}))
@@ -52,4 +60,4 @@ FPGA = VtaTarget()
 
 def configured(text: str) -> VtaTarget:
     """The target of a shipped configuration, or of a JSON file's. Raises UsageError for neither."""
-    return VtaTarget(configs.read(Path(text)) if text.endswith(".json") else named(text))
+    return VtaTarget(read(Path(text)) if text.endswith(".json") else named(text))

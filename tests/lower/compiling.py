@@ -20,6 +20,7 @@ from e2compile.lower.layout import physical, state_orders
 from e2compile.lower.module import Lowering
 from e2compile.lower.views import squeezed
 from e2compile.targets.llvm import CPU
+from e2compile.targets.llvm.build import executable
 
 aten = torch.ops.aten
 
@@ -115,7 +116,7 @@ def results(cases: Mapping[str, Case]) -> dict[str, list[Tensor]]:
     functions = {name: f"function{i}" for i, name in enumerate(cases)}
     for name, case in cases.items():
         lowering.function(functions[name], case.graph, orders[name])
-    machine = relax.VirtualMachine(CPU.executable(lowering.module()), tvm.cpu())
+    machine = relax.VirtualMachine(executable(lowering.module()), tvm.cpu())
     return {name: _run(machine[functions[name]], case, orders[name]) for name, case in cases.items()}
 
 

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from e2compile.lower.workload import Convolution
+from e2compile.targets.llvm.build import tvm_target
 from e2compile.targets.llvm.gather import forward, input_gradient
-from e2compile.targets.llvm.machine import Machine, host, tvm_target
+from e2compile.targets.llvm.machine import Machine, host
 from e2compile.targets.llvm.weight_gradient import weight_gradient
 
 Kernel = Callable[..., tvm.tirx.PrimFunc]

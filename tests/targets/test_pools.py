@@ -7,7 +7,8 @@ import torch
 import tvm
 
 from e2compile.lower.workload import Pool
-from e2compile.targets.llvm.machine import host, tvm_target
+from e2compile.targets.llvm.build import tvm_target
+from e2compile.targets.llvm.machine import host
 from e2compile.targets.llvm.pools import pool, pool_gradient
 from tests.targets.test_contraction import SENTINEL, gate, only
 

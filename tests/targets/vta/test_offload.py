@@ -10,7 +10,8 @@ import tvm_ffi
 from tvm import IRModule
 
 from e2compile.lower.workload import Convolution
-from e2compile.targets.llvm.machine import host, tvm_target
+from e2compile.targets.llvm.build import tvm_target
+from e2compile.targets.llvm.machine import host
 from e2compile.targets.vta.config import Config, named
 from e2compile.targets.vta.driver import Driver
 from e2compile.targets.vta.interpreter import compiled
