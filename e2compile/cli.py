@@ -251,6 +251,35 @@ def export(
 
 
 @app.command
+def report(program: Path, /, *, results: Json = None) -> None:
+    """What a program costs, as far as is known when it is compiled: for the FPGA, each layer by a cycle model.
+
+    Args:
+        program: A Program folder.
+        results: Write the figures to this JSON file.
+    """
+    from e2compile import tables
+    from e2compile.runtime import manifest
+    from e2compile.runtime.export import check_writable, write_json
+    from e2compile.runtime.summary import compile_report
+
+    check_writable(results)
+    made = manifest.read(program)
+    content = {"compile": compile_report(program)}
+    if made.target == "fpga":
+        from e2compile.targets.vta import report as fpga
+
+        manifest.check(made, program, [fpga.REPORT])
+        found = fpga.read(program)
+        tables.fpga(found, content["compile"]["lines"])
+        content |= {"fpga": asdict(found)}
+    else:
+        tables.compiled(content["compile"])
+    if results is not None:
+        write_json(results, content)
+
+
+@app.command
 def passes() -> None:
     """The passes with their options and defaults."""
     from e2compile.options import describe_passes

@@ -12,6 +12,7 @@ FLOORS = {
     "e2compile.__main__": 8,
     "e2compile.cli": 7,
     "e2compile.display": 7,
+    "e2compile.tables": 7,
     "e2compile.artefact": 6,
     "e2compile.cache": 6,
     "e2compile.compiler": 6,

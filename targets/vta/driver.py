@@ -76,8 +76,17 @@ class Driver:
     def cycles(self) -> int:
         """The cycles that the cycle model counts for all that was run."""
         operators = self.table.operators
-        each = [sum(run.cycles for run in operator.runs) for operator in operators]
-        return sum(each[number] * groups for number, groups in self.groups_run.items())
+        groups_run = self.groups_run.items()
+        return sum(self.table.cost(operators[number]).cycles * groups for number, groups in groups_run)
+
+    @property
+    def seconds(self) -> float:
+        """The same at the board's clock."""
+        return self.cycles / self.clock_hz
+
+    @property
+    def clock_hz(self) -> float:
+        return self.table.config.board.clock_hz
 
     def _run(self, operator: Operator, address: int, count: int) -> None:
         self.device.start(address, count)

@@ -72,7 +72,7 @@ class Exporter:
                 "instructions": {"address": self.image.add(_bytes(words)), "count": len(words)},
                 "buffers": {n: {"address": addresses[n], "bytes": sizes[n]} for n in addresses},
                 "expected": {"offset": sum(e.size for e in self.expected), "bytes": out.size},
-                "cycles": run.cycles,
+                "cycles": stream.cost.cycles,
             }
         )
         self.expected.append(out.copy())
