@@ -79,7 +79,7 @@ def compile_model(
 
     Args:
         model: A Python file that defines `model` and `batch`, or FILE.py:FUNCTION that returns them.
-        target: Where the program runs: see `e2compile targets`. fpga:NAME and fpga:FILE.json are other VTAs.
+        target: Where the program runs: see `e2compile targets`; fpga:CONFIGURATION or fpga:FILE.json too.
         passes: Names with commas between, or none; by default all. See `e2compile passes`.
         preset: Settings of all passes: default, paper or official. See `e2compile passes`.
         settings: An option of a pass, like smd.p=0.5; may be given several times.
@@ -252,7 +252,7 @@ def export(
 
 @app.command
 def report(program: Path, /, *, results: Json = None) -> None:
-    """What a program costs, as far as is known when it is compiled: for the FPGA, each layer by a cycle model.
+    """What a program costs, as far as compiling tells: for the FPGA, each layer by a cycle model.
 
     Args:
         program: A Program folder.

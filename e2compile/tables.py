@@ -29,11 +29,9 @@ def compiled(report: Mapping[str, Any]) -> None:
 
 def fpga(report: "Report", lines: Lines) -> None:
     """Each function that uses the array, its kernels with the longest first, and what stays on the host."""
-    clock, latency = f"{report.clock_hz / 1e6:.0f} MHz", report.latency_cycles
-    say(
-        f"{report.board} {report.configuration}: {report.macs_per_cycle} multiply-accumulates a cycle, {clock}"
-    )
-    say(f"modelled; cycles of DRAM latency: {latency}, {report.latency_source}")
+    speed = f"{report.macs_per_cycle} multiply-accumulates a cycle, {report.clock_hz / 1e6:.0f} MHz"
+    say(f"{report.board} {report.configuration}: {speed}")
+    say(f"modelled, with a DRAM latency of {report.latency_cycles} cycles, {report.latency_source}")
     for function, total in report.totals.items():
         if total.cost.cycles:
             _function(function, total, report.rows, lines)

@@ -52,6 +52,9 @@ class Target(Protocol):
     @property
     def kernels(self) -> Kernels: ...
 
+    def configured(self, configuration: str) -> Target:
+        """The target in another configuration. Raises UsageError where there is none of that name."""
+
     def missing(self) -> str | None:
         """What this machine lacks to build for the target; None if nothing."""
 

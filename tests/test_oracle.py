@@ -101,7 +101,10 @@ def test_a_code_behind_a_close_comparison_is_explained(at_the_kink: float, far: 
     values = torch.tensor([1.0, -1.0, at_the_kink, 2.0])
 
     def gradient(x: Tensor) -> Tensor:
-        return aten._to_copy.default(aten.where.self(aten.le.Scalar(x, 0.0), 0.0, 50.0), dtype=torch.int8)
+        return aten._to_copy.default(
+            aten.where.self(aten.le.Scalar(x, 0.0), aten.mul.Scalar(x, 0.0), aten.full_like.default(x, 50.0)),
+            dtype=torch.int8,
+        )
 
     graph = fx.symbolic_trace(gradient)
     for node in graph.graph.nodes:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from e2compile.errors import MissingError
+from e2compile.errors import MissingError, UsageError
 from e2compile.targets.llvm.machine import Machine, host
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ class LlvmTarget:
         from e2compile.targets.llvm.kernels import LlvmKernels
 
         return LlvmKernels(self.machine)
+
+    def configured(self, configuration: str) -> "LlvmTarget":
+        raise UsageError(f"target {self.name} has no configurations: leave out :{configuration}")
 
     def missing(self) -> str | None:
         if any(shutil.which(tool) for tool in ("cc", "gcc", "clang")):

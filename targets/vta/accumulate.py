@@ -55,7 +55,7 @@ class _Schedule:
         self.emitter = Emitter(config)
         self.inps = Scratchpad(self.emitter, Memory.INP, tile.inp_elements(work), tile.inp_slots)
         self.wgts = Scratchpad(self.emitter, Memory.WGT, tile.wgt_elements, tile.wgt_slots)
-        self.accs = [Slot(i * tile.piece_elements) for i in range(tile.acc_slots * tile.pieces)]
+        self.accs = self.emitter.slots(Memory.ACC, tile.piece_elements, tile.acc_slots * tile.pieces)
 
     def tiles(self) -> Iterator[pipeline.Tile]:
         work, tile = self.work, self.tile

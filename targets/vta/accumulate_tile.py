@@ -10,7 +10,7 @@ from e2compile.errors import UsageError
 from e2compile.targets.vta import cost
 from e2compile.targets.vta.bands import Bands
 from e2compile.targets.vta.config import Config
-from e2compile.targets.vta.emit import Box
+from e2compile.targets.vta.emit import MOST_SLOTS, Box
 from e2compile.targets.vta.isa import Memory
 from e2compile.targets.vta.nest import IDLE
 from e2compile.targets.vta.ranges import Range, cut, pieces, sizes
@@ -111,8 +111,8 @@ def _slotted(work: Accumulation, config: Config, tile: Tile) -> Iterator[Tile]:
     """The tile with as many slots as help, if it fits."""
     chunks, _, outputs = _counts(work, tile)
     used, groups = tile.used(work), -(-tile.channels // tile.group)
-    inps = (1 << config.log_inps) // tile.inp_elements(work)
-    wgts = (1 << config.log_wgts) // tile.wgt_elements
+    inps = min((1 << config.log_inps) // tile.inp_elements(work), MOST_SLOTS)
+    wgts = min((1 << config.log_wgts) // tile.wgt_elements, MOST_SLOTS)
     accs = (1 << config.log_accs) // tile.piece_elements
     if inps < used * (groups if tile.keeps else 1) or min(wgts, accs) < 1:
         return

@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
+from e2compile.targets.vta import cost
 from e2compile.targets.vta.ranges import Range, reach
 from e2compile.targets.vta.work import Accumulation
-
-# Elements that load in the time that another DMA row takes to begin.
-_ROW = 46
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Bands:
         """The input columns for some output columns, and what fills a DMA row."""
         taps = self.work.taps[self.taps[0] : sum(self.taps)]
         wide = reach(outputs, self.work.stride[1], [right for _, right in taps])
-        is_nearly_all = outputs[1] == self.work.out_width and self.work.in_width - wide[1] < _ROW
+        is_nearly_all = outputs[1] == self.work.out_width and self.work.in_width - wide[1] < cost.ROW
         return (0, self.work.in_width) if is_nearly_all else wide
 
     def of(self, taps: Range, y: int) -> list[int]:

@@ -9,7 +9,7 @@ from math import prod
 from e2compile.errors import UsageError
 from e2compile.targets.vta import cost
 from e2compile.targets.vta.config import Config
-from e2compile.targets.vta.emit import Box
+from e2compile.targets.vta.emit import MOST_SLOTS, Box
 from e2compile.targets.vta.footprint import DISTANCE
 from e2compile.targets.vta.isa import Memory
 from e2compile.targets.vta.ranges import Range, cut, pieces, reach, sizes
@@ -18,8 +18,6 @@ from e2compile.targets.vta.work import Correlation
 _MOST_PIECES = 4
 # Slots of a scratchpad that is too small for all: one in use, the others loading.
 _SLOTS = 4
-# Elements that load in the time that another DMA row takes to begin.
-_ROW = 46
 
 
 @dataclass(frozen=True)
@@ -68,9 +66,9 @@ def window(work: Correlation, taps: Range, rows: Range, columns: Range) -> tuple
     down, right = map(list, zip(*work.taps[taps[0] : sum(taps)], strict=True))
     high = reach(rows, work.stride[0], down)
     wide = reach(columns, work.stride[1], right)
-    if columns[1] == work.out_width and work.in_width - wide[1] < _ROW:
+    if columns[1] == work.out_width and work.in_width - wide[1] < cost.ROW:
         wide = 0, work.in_width
-        if rows[1] == work.out_height and (work.in_height - high[1]) * work.in_width < _ROW:
+        if rows[1] == work.out_height and (work.in_height - high[1]) * work.in_width < cost.ROW:
             high = 0, work.in_height
     return high, wide
 
@@ -98,8 +96,8 @@ def _shapes(work: Correlation, taps: list[int]) -> Iterator[Tile]:
 def _slotted(work: Correlation, config: Config, tile: Tile) -> Iterator[Tile]:
     """The tile with as many slots as help, if it fits."""
     places, chunks, blocks = _counts(work, tile)
-    inps = (1 << config.log_inps) // tile.inp_elements(work)
-    wgts = (1 << config.log_wgts) // tile.wgt_elements
+    inps = min((1 << config.log_inps) // tile.inp_elements(work), MOST_SLOTS)
+    wgts = min((1 << config.log_wgts) // tile.wgt_elements, MOST_SLOTS)
     accs = (1 << config.log_accs) // tile.piece_elements
     if min(inps, wgts, accs) < 1:
         return

@@ -1,6 +1,7 @@
 """What a schedule is chosen by: the cycle model's figures, of parts of a stream that is not made yet."""
 
 from collections.abc import Iterable
+from math import prod
 
 from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.emit import Box
@@ -9,7 +10,9 @@ from e2compile.targets.vta.stream import Stream
 from e2compile.targets.vta.timing import ALU, GEMM, LATENCIES, timing
 from e2compile.targets.vta.timing import cycles as cycles_of
 
-_ENOUGH = 5000  # instructions, that make time for another try too dear
+# Elements that load in the time that another DMA row takes to begin.
+ROW = 46
+_ENOUGH = 3000  # instructions, that make time for another try too dear
 
 
 def fastest(streams: Iterable[Stream], config: Config) -> Stream:
@@ -29,8 +32,9 @@ def fastest(streams: Iterable[Stream], config: Config) -> Stream:
 
 def moved(memory: Memory, box: Box, config: Config) -> int:
     """Of the transfers of a box. Likewise below, of instructions, by their number and their micro-ops."""
-    latency = LATENCIES[config.target].cycles
-    return sum(cycles_of(transfer, config, latency) for transfer in box.transfers(memory, 0))
+    one = next(box.transfers(memory, 0))
+    count = prod(box.extent) // (one.rows * one.columns)
+    return count * cycles_of(one, config, LATENCIES[config.target].cycles)
 
 
 def gemm(count: int, uops: int) -> int:

@@ -11,6 +11,7 @@ from itertools import product
 
 import numpy as np
 
+from e2compile.errors import UsageError
 from e2compile.targets.vta import isa, nest, stream
 from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.isa import AluOp, Instruction, Memory, Stage, Tokens, Transfer, Uop
@@ -21,7 +22,7 @@ from e2compile.targets.vta.stream import Stream
 _MOST = (1 << 16) - 1  # of a transfer's rows, columns and stride
 _MOST_ITERATIONS = (1 << 14) - 1
 # Tokens that wait are as many as slots at most; one implementation counts to 255.
-_MOST_SLOTS = 64
+MOST_SLOTS = 64
 
 
 @dataclass(eq=False)
@@ -87,6 +88,14 @@ class Emitter:
         self._last: dict[Stage, int] = {}
         self._uops: list[Points] = []
         self._epoch: _Epoch | None = None
+
+    def slots(self, memory: Memory, size: int, count: int) -> list[Slot]:
+        """`count` parts of `size` elements of a scratchpad. Raises UsageError if it has fewer."""
+        logs = self.config.log_inps, self.config.log_wgts, self.config.log_accs
+        depth = 1 << dict(zip((Memory.INP, Memory.WGT, Memory.ACC), logs, strict=True))[memory]
+        if size * count > depth:
+            raise UsageError(f"a tile takes {count} x {size} elements of {memory.name}, which has {depth}")
+        return [Slot(i * size) for i in range(count)]
 
     def move(self, memory: Memory, box: Box, slot: Slot) -> None:
         """Load a box into a slot, or store it from there."""
@@ -189,7 +198,7 @@ class Scratchpad:
     def __init__(self, emitter: Emitter, memory: Memory, size: int, count: int) -> None:
         self._emitter = emitter
         self._memory = memory
-        self._free = [Slot(i * size) for i in reversed(range(min(count, _MOST_SLOTS)))]
+        self._free = emitter.slots(memory, size, count)[::-1]
         self._held: dict[Hashable, Slot] = {}
 
     def load(self, box: Box) -> Slot:

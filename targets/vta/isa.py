@@ -8,6 +8,7 @@ configuration: lu, li, lw, la are the bits of an index into the UOP, INP, WGT an
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,6 +183,7 @@ def _packed(word: int, shift: int, *parts: tuple[str, int]) -> list[Field]:
 _HEAD = _packed(0, 0, ("opcode", 3), ("pop_prev", 1), ("pop_next", 1), ("push_prev", 1), ("push_next", 1))
 
 
+@cache
 def transfer_fields() -> list[Field]:
     """Of LOAD and STORE; the same for all configurations."""
     low = _packed(0, 7, ("memory", 3), ("sram", 16), ("dram", 32))
@@ -195,6 +197,7 @@ def _loops(config: Config) -> list[Field]:
     return _HEAD + _packed(0, 7, *parts)
 
 
+@cache
 def gemm_fields(config: Config) -> list[Field]:
     """Of GEMM and FINISH."""
     la, li, lw = config.log_accs, config.log_inps, config.log_wgts
@@ -202,6 +205,7 @@ def gemm_fields(config: Config) -> list[Field]:
     return _loops(config) + _packed(1, 0, *factors)
 
 
+@cache
 def alu_fields(config: Config) -> list[Field]:
     la = config.log_accs
     parts = [(name, la) for name in ("dst_0", "dst_1", "src_0", "src_1")]

@@ -74,19 +74,15 @@ _Choice = tuple[int, tuple[Axis, Axis], list[Axis]]
 
 @lru_cache(maxsize=4096)
 def plans(nest: Nest, most: int) -> tuple[Plan, ...]:
-    """Instructions of at most `most` micro-ops each. Raises UsageError where there is none that is safe."""
+    """Instructions of at most `most` micro-ops each. Raises UsageError where that is too few."""
+    if most < DISTANCE:
+        raise UsageError(f"a UOP buffer of {most} micro-ops is too small: {DISTANCE} at least")
     rest, grid = _grid(nest.points)
     axes = [axis for axis in (*nest.axes, *grid) if axis.extent > 1]
     is_idle = nest.positions < DISTANCE
     candidates = [axes] if is_idle else _splits(axes)
-    found = min(
-        (choice for split in candidates for choice in _choices(split, rest, is_idle)),
-        key=lambda choice: choice[0],
-        default=None,
-    )
-    if found is None:
-        raise UsageError(f"no order keeps an accumulator {DISTANCE} micro-ops apart: {nest}")
-    count, loops, inner = found
+    choices = (choice for split in candidates for choice in _choices(split, rest, is_idle))
+    count, loops, inner = min(choices, key=lambda choice: choice[0])
     if count > most:
         return tuple(plan for half in _halves(nest, inner) for plan in plans(half, most))
     return (Plan(loops, _enumerated(nest, rest, inner)),)

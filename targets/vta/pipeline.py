@@ -97,6 +97,7 @@ def _store(emitter: Emitter, piece: Piece, plane: int) -> None:
 def _bytes(emitter: Emitter, tile: Tile, epilogue: Epilogue) -> list[Callable[[], None]]:
     """Emit what stores the plane that the last pass ends in; what makes each of those above."""
     first, planes = tile.parts[-1].number, tile.pieces[0].box.shape[0]
+    assert first < planes, "each pass ends in a plane of its own"
     for piece in tile.pieces:
         for op, immediate in epilogue:
             emitter.apply(op, immediate, piece.slot, piece.size)

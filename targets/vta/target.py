@@ -1,6 +1,6 @@
 """The FPGA as a target: integer products on the array, everything else on its host's CPU."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,11 @@ class VtaTarget:
         from e2compile.targets.vta.kernels import VtaKernels
 
         return VtaKernels(self.host.machine)
+
+    def configured(self, configuration: str) -> "VtaTarget":
+        """With a shipped configuration, or one from a JSON file with the published keys."""
+        is_file = configuration.endswith(".json")
+        return replace(self, config=read(Path(configuration)) if is_file else named(configuration))
 
     def missing(self) -> str | None:
         return self.host.missing()
@@ -59,8 +64,3 @@ class VtaTarget:
 
 
 FPGA = VtaTarget()
-
-
-def configured(text: str) -> VtaTarget:
-    """The target of a shipped configuration, or of a JSON file's. Raises UsageError for neither."""
-    return VtaTarget(read(Path(text)) if text.endswith(".json") else named(text))

@@ -199,7 +199,7 @@ def test_targets_of_other_configurations(tmp_path: Path) -> None:
         (f"fpga:{path}", "is not JSON"),
         ("fpga:nexys", "no VTA configuration is named 'nexys'"),
         ("cpu:fast", "target cpu has no configurations"),
-        ("tpu:a", "no target 'tpu:a'"),
+        ("tpu:a", "no target 'tpu'"),
     ):
         with pytest.raises(UsageError, match=message):
             find(text)
