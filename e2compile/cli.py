@@ -231,23 +231,45 @@ def export(
     program: Path,
     /,
     *,
-    format: Literal["safetensors"] = "safetensors",
+    format: Literal["safetensors", "vta"] = "safetensors",
     output: Output = None,
     which: Which = _NEWEST,
+    data: str | None = None,
+    base: Annotated[int | None, Parameter(validator=Number(gte=0, lt=2**32))] = None,
 ) -> None:
     """Write the weights for PyTorch: model.load_state_dict(safetensors.torch.load_file(FILE)).
+
+    With --format vta it is a folder: a training step as memory image, instructions and expected results,
+    for any other VTA to run.
 
     Args:
         program: A Program folder.
         format: The file's format.
-        output: The file; by default the program's name and the format.
+        output: The file or folder; by default the program's name and the format.
+        data: With vta: what the step's batch is taken from, as for train.
+        base: With vta: the image's address, 0x1000 by default.
     """
     from e2compile.runtime.export import choose_state, save_weights
 
+    if format != "vta" and (data, base) != (None, None):
+        raise UsageError("--data and --base go with --format vta")
     loaded = load(program)
     state = choose_state(loaded, which.run, which.best, which.initial)
     path = output or Path(f"{program.resolve().name}.{format}")
-    display.say(f"{save_weights(loaded, path)} tensors of {state} written to {path}")
+    if format == "vta":
+        _export_step(loaded, data, path, state, base)
+    else:
+        display.say(f"{save_weights(loaded, path)} tensors of {state} written to {path}")
+
+
+def _export_step(program: "Program", data: str | None, folder: Path, state: str, base: int | None) -> None:
+    from e2compile.runtime.fit import Options, Run
+    from e2compile.targets.vta.export import BASE, export
+
+    batch = Run(program, data, Options()).loader.batch(0)
+    written = export(program, batch, folder, BASE if base is None else base)
+    text = f"{written.runs:,} runs of a step from {state}, in an image of {display.size(written.size)}"
+    display.say(f"{text}, written to {folder}")
 
 
 @app.command

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -12,7 +13,7 @@ from e2compile.display import out, say, size, table
 if TYPE_CHECKING:
     from e2compile.targets.vta.report import Figures, HostRow, Report, Row
 
-_WIDTH = 150  # where nobody watches a terminal
+_WIDTH = 132  # at least: a line that a terminal breaks can still be read, one that is cut cannot
 _NUMBERS = ("calls", "cycles", "share", "ms", "bound", "epilogue", "array", "moved")
 
 # The model's lines of each kernel.
@@ -52,7 +53,7 @@ def _function(function: str, total: "Figures", rows: Sequence["Row"], lines: Lin
         times = row.calls[function]
         numbers = str(times), *_numbers(row.each, times, total)
         shown.add_row(Text(row.text), row.phase, *numbers, _places(lines.get(row.name, ())))
-    out.print(shown, width=None if out.is_terminal else _WIDTH)
+    Console(file=out.file, width=max(out.width, _WIDTH), highlight=False).print(shown)
 
 
 def _numbers(each: "Figures", times: int, total: "Figures") -> Sequence[str]:
