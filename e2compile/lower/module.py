@@ -64,7 +64,7 @@ class Lowering:
             for item in plan.kernels:
                 if isinstance(item, Call):
                     lines = found.setdefault(str(self.kernel(item).name_hint), {})
-                    lines |= dict.fromkeys(where(result.node) for result in item.results)
+                    lines |= dict.fromkeys(where(r.node) for r in item.results if r.node is not None)
         return {name: list(lines) for name, lines in found.items()}
 
     def kernel(self, item: LoopKernel | Call | LiveSamples) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from e2compile.errors import DeviceError
+from e2compile.errors import DeviceError, UsageError
 from e2compile.targets.vta import isa
 from e2compile.targets.vta.device import Device
 from e2compile.targets.vta.stream import INP, OUT, UOP, WGT, bases
@@ -46,7 +46,8 @@ class Driver:
         """Take the calls of the library that calls next; it keeps to whoever takes its first call."""
         import tvm_ffi
 
-        tvm_ffi.register_error("DeviceError", DeviceError)  # what a call raises passes through the library
+        for error in (DeviceError, UsageError):  # so that they pass through the library as what they are
+            tvm_ffi.register_error(error.__name__, error)
         tvm_ffi.register_global_func(self.table.call, self.run, override=True)
 
     def close(self) -> None:

@@ -111,7 +111,7 @@ class _Image:
 
     def share(self, data: Bytes) -> int:
         """Likewise of data that nobody changes: equal data is there once."""
-        key = hashlib.sha256(np.ascontiguousarray(data)).digest()
+        key = hashlib.sha256(data.tobytes()).digest()
         if key not in self.known:
             self.known[key] = self.add(data)
         return self.known[key]

@@ -103,7 +103,8 @@ class Operator:
 
 def convolution(content: dict[str, Any]) -> Convolution:
     """A workload from its fields."""
-    return Convolution(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+    return Convolution(**values)
 
 
 @dataclass(frozen=True)
