@@ -78,5 +78,9 @@ def _left(function: str, host: Sequence["HostRow"], calls: int, lines: Lines) ->
 
 
 def _places(lines: Sequence[str]) -> str:
-    """File and line of each: "model.py:12, model.py:14"."""
-    return ", ".join(dict.fromkeys(":".join(line.split(":")[:2]) for line in lines))
+    """Their numbers by file, "model.py:12,14"; the module's name where there is no line."""
+    found: dict[str, set[str]] = {}
+    for line in lines:
+        file, _, rest = line.partition(":")
+        found.setdefault(file, set()).add(rest.partition(":")[0])
+    return ", ".join(f"{file}:{','.join(sorted(numbers))}".rstrip(":") for file, numbers in found.items())
