@@ -13,7 +13,7 @@ from e2compile.display import out, say, size, table
 if TYPE_CHECKING:
     from e2compile.targets.vta.report import Figures, HostRow, Report, Row
 
-_WIDTH = 132  # at least: a line that a terminal breaks can still be read, one that is cut cannot
+_WIDTH = 140  # at least: a line that a terminal breaks can still be read, one that is cut cannot
 _NUMBERS = ("calls", "cycles", "share", "ms", "bound", "epilogue", "array", "moved")
 
 # The model's lines of each kernel.
