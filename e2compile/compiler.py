@@ -122,6 +122,7 @@ def _build(
     module = lowering.module()
     clock.notes["kernels"] = len(lowering.generated)
     clock.notes["calls"] = {name: len(s.kernels) for name, s in lowering.schedules.items()}
+    clock.notes["lines"] = lowering.lines()
     clock.notes["planned_bytes"] = planned_bytes(module)
     clock.done("lowered")
     (place / "program").mkdir()

@@ -163,7 +163,19 @@ class Program:
         dataset = resolve(data, self)
         return evaluate(self, dataset.test, Augment.of(dataset))
 
+    @property
+    def device_seconds(self) -> float | None:
+        """What the device has run for, by the target's model; None for a target without a device."""
+        return None if self.driver is None else float(self.driver.seconds)
+
+    def close(self) -> None:
+        """Let go of the program's device, so that others can have it; the program runs no more."""
+        if "_loaded" in vars(self) and self.driver is not None:
+            self.driver.close()
+
     def _call(self, name: str, values: Mapping[str, Any]) -> list[Any]:
+        if self.driver is not None:
+            self.driver.serve()
         inputs = self.manifest.functions[name].inputs
         return self.library.call(name, [self._argument(t, values) for t in inputs])
 
