@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,15 +49,11 @@ class Program:
         self.folder = folder
         self.manifest = manifests.read(folder)
         manifests.check(self.manifest, folder, [LIBRARY, states.INITIAL, states.RATES])
+        self.library = Library(folder / LIBRARY)
         self.rates = states.read(folder / states.RATES)["rates"]
         self.steps_per_epoch = 1
         self.position = 0
         self.restore(states.read(folder / states.INITIAL))
-
-    @cached_property
-    def library(self) -> Library:
-        """The code, loaded when it is first called: what is only compiled or exported takes no TVM."""
-        return Library(self.folder / LIBRARY)
 
     @property
     def seed(self) -> int:
