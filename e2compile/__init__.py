@@ -18,14 +18,15 @@ if (_checkout / "pyproject.toml").is_file():
     __path__.append(str(_checkout))
 
 
-def load(folder: "Path | str") -> "Program":
+def load(folder: "Path | str", device: str | None = None) -> "Program":
     """Load a Program folder. Needs neither torch nor the model's file.
 
+    `device` names what runs an FPGA program's streams: simulator (the default), simulator:strict, or a board.
     Raises UsageError where it is no Program or not intact. A Program is native code: trust it like one.
     """
     from e2compile.runtime.program import Program
 
-    return Program(Path(folder))
+    return Program(Path(folder), device)
 
 
 def __getattr__(name: str) -> Any:

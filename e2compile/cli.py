@@ -79,7 +79,7 @@ def compile_model(
 
     Args:
         model: A Python file that defines `model` and `batch`, or FILE.py:FUNCTION that returns them.
-        target: Where the program runs: see `e2compile targets`.
+        target: Where the program runs: see `e2compile targets`; fpga:CONFIGURATION or fpga:FILE.json too.
         passes: Names with commas between, or none; by default all. See `e2compile passes`.
         preset: Settings of all passes: default, paper or official. See `e2compile passes`.
         settings: An option of a pass, like smd.p=0.5; may be given several times.
@@ -130,6 +130,7 @@ def train(
     resume: Flag = False,
     results: Json = None,
     checkpoint_every: Positive = 500,
+    device: str | None = None,
 ) -> None:
     """Train a program. Needs no torch.
 
@@ -142,6 +143,7 @@ def train(
         resume: Go on from the run's newest checkpoint, if there is one.
         results: Write the results to this JSON file.
         checkpoint_every: Scheduled steps between checkpoints.
+        device: What runs an FPGA program's streams: simulator, simulator:strict or a board's address.
     """
     from e2compile.runtime.export import check_writable, write_json
     from e2compile.runtime.fit import Options
@@ -150,7 +152,7 @@ def train(
     check_writable(results)
     given = {"--data": data, "--epochs": epochs, "--steps": steps, "--json": results}
     hint = [text for flag, value in given.items() if value is not None for text in (flag, str(value))]
-    gained = _train(load(program), data, options, hint)
+    gained = _train(load(program, device), data, options, hint)
     if results is not None:
         write_json(results, asdict(gained))
 
@@ -180,6 +182,7 @@ def evaluate(
     data: str | None = None,
     which: Which = _NEWEST,
     results: Json = None,
+    device: str | None = None,
 ) -> None:
     """Loss and accuracy on the test split. Needs no torch.
 
@@ -187,11 +190,12 @@ def evaluate(
         program: A Program folder.
         data: As for train.
         results: Write the figures to this JSON file.
+        device: As for train.
     """
     from e2compile.runtime.export import check_writable, choose_state, write_json
 
     check_writable(results)
-    loaded = load(program)
+    loaded = load(program, device)
     state = choose_state(loaded, which.run, which.best, which.initial)
     found = loaded.evaluate(data)
     display.evaluated(found, state)

@@ -54,6 +54,7 @@ def compile(
     missing = chosen.missing()
     if missing is not None:
         raise MissingError(f"target {target} needs {missing}")
+    graph = chosen.prepare(graph)
     clock = _Clock(watch or (lambda *_: None))
     rates = tabulate(graph.task)
     fingerprint = _fingerprint(graph, chosen, verify)

@@ -7,7 +7,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from e2compile.errors import UsageError
-from e2compile.passes import BY_NAME, DEFAULT
+from e2compile.passes import ALL, BY_NAME, DEFAULT
 from e2compile.pipeline import Pass
 from e2compile.presets import PRESETS
 
@@ -37,7 +37,7 @@ class Description:
 def parse_passes(
     names: str | None = None, settings: Sequence[str] = (), preset: str = "default"
 ) -> tuple[Pass, ...]:
-    """Passes in their default order: "smd,psg", "none", or None for all; settings are "smd.p=0.5".
+    """Passes in their order: "smd,psg", "none", None for all that leave work out; settings are "smd.p=0.5".
 
     A preset's settings of the chosen passes come first, `settings` go over them.
 
@@ -55,18 +55,18 @@ def parse_passes(
             chosen = ", ".join(values) or "none"
             raise UsageError(f"--set {setting}: pass {name} is not among those chosen ({chosen})")
         values[name][option] = value
-    kinds: list[type[Any]] = [item for item in DEFAULT if item.name in values]
+    kinds: list[type[Any]] = [item for item in ALL if item.name in values]
     return tuple(kind(**values[kind.name]) for kind in kinds)
 
 
 def describe_passes() -> tuple[Description, ...]:
     """Every pass of this version, in order."""
-    return tuple(_describe(item) for item in DEFAULT)
+    return tuple(_describe(item) for item in ALL)
 
 
 def _chosen(names: str | None) -> list[str]:
     if names is None:
-        return list(BY_NAME)
+        return [item.name for item in DEFAULT]
     if names == "none":
         return []
     chosen = [name.strip() for name in names.split(",")]

@@ -1,11 +1,13 @@
-"""The passes, in their default order; `BY_NAME` is what the command line knows them by."""
+"""The passes, in their order; `DEFAULT` leave work out, `BY_NAME` is what the command line knows."""
 
 from e2compile.passes.batch_drop import BatchDrop
 from e2compile.passes.layer_gate import LayerGate
+from e2compile.passes.quantise import Quantise
 from e2compile.passes.sign_predict import SignPredict
 
 DEFAULT = (BatchDrop, LayerGate, SignPredict)
+ALL = (*DEFAULT, Quantise)
 
-BY_NAME = {item.name: item for item in DEFAULT}
+BY_NAME = {item.name: item for item in ALL}
 
-__all__ = ["BY_NAME", "DEFAULT", "BatchDrop", "LayerGate", "SignPredict"]
+__all__ = ["ALL", "BY_NAME", "DEFAULT", "BatchDrop", "LayerGate", "Quantise", "SignPredict"]

@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 from e2compile.errors import UsageError
 from e2compile.graph import Kind, StepGraph
 from e2compile.integers.convolutions import sites
-from e2compile.integers.step import IntegerStep, Settings
+from e2compile.integers.step import IntegerStep, SignSettings, check_bits
 from e2compile.pipeline import Change, Level
 
 PRESETS = {
-    "hardware": Settings(
+    "hardware": SignSettings(
         scale="power",
         scales="previous",
         activation_bits=8,
@@ -22,7 +22,7 @@ PRESETS = {
         fallback="layer",
         unsure_limit=0.5,
     ),
-    "paper": Settings(
+    "paper": SignSettings(
         scale="max",
         scales="current",
         activation_bits=8,
@@ -75,7 +75,12 @@ class SignPredict:
         if self.preset not in PRESETS:
             raise UsageError(f"psg.preset is one of {', '.join(PRESETS)}, not {self.preset!r}")
         settings = self.settings()
-        _check_bits(settings)
+        check_bits(
+            self.name,
+            settings,
+            predictor_activation_bits=(2, settings.activation_bits),
+            predictor_gradient_bits=(2, settings.gradient_bits),
+        )
         if not 0 <= settings.beta <= 1:
             raise UsageError(f"psg.beta is a share of the largest magnitude, 0 .. 1, not {settings.beta}")
         if not 0 <= settings.unsure_limit <= 1:
@@ -83,9 +88,9 @@ class SignPredict:
         if settings.gradient_bits == 8 and settings.fallback != "never":
             raise UsageError(f"psg.fallback={settings.fallback} needs 16-bit gradients")
 
-    def settings(self) -> Settings:
+    def settings(self) -> SignSettings:
         """The preset with what is given in its place; 8-bit gradients have nothing to fall back to."""
-        known = {field.name for field in fields(Settings)}
+        known = {field.name for field in fields(SignSettings)}
         given = {name: value for name, value in vars(self).items() if name in known and value is not None}
         if given.get("gradient_bits") == 8:
             given = {"fallback": "never", "predictor_gradient_bits": 8} | given
@@ -99,19 +104,5 @@ class SignPredict:
             return Change(step, 0, (*notes, "no convolution to rewrite"))
         copied = step.copy()
         found, _ = sites(copied, self.stem, self.pointwise)
-        rewritten = IntegerStep(copied, self.settings()).rewrite(found)
+        rewritten = IntegerStep(self.name, copied, self.settings()).rewrite(found)
         return Change(rewritten, len(found), tuple(notes))
-
-
-def _check_bits(settings: Settings) -> None:
-    for name, low, high in (
-        ("activation_bits", 2, 8),
-        ("weight_bits", 2, 8),
-        ("predictor_activation_bits", 2, settings.activation_bits),
-        ("predictor_gradient_bits", 2, settings.gradient_bits),
-    ):
-        value = getattr(settings, name)
-        if not low <= value <= high:
-            raise UsageError(f"psg.{name} is {low} to {high}, not {value}")
-    if settings.gradient_bits not in (8, 16):
-        raise UsageError(f"psg.gradient_bits is 8 or 16, not {settings.gradient_bits}")

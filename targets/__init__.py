@@ -3,20 +3,25 @@
 from e2compile.errors import MissingError, UsageError
 from e2compile.targets.base import Target
 from e2compile.targets.llvm import CPU
+from e2compile.targets.vta.target import FPGA
 
-TARGETS: dict[str, Target] = {"cpu": CPU}
+TARGETS: dict[str, Target] = {"cpu": CPU, "fpga": FPGA}
 
 # Named on the command line and in the design, not in this version.
-PLANNED = ("cuda", "fpga")
+PLANNED = ("cuda",)
 
 
 def find(name: str) -> Target:
-    """The target of that name. MissingError for one that has not landed, UsageError for an unknown one."""
+    """The target of that name, NAME or NAME:CONFIGURATION where it has several.
+
+    Raises MissingError for one that has not landed, UsageError for an unknown one.
+    """
+    name, _, configuration = name.partition(":")
     if name in PLANNED:
         raise MissingError(f"target {name} is not in this version; there is {', '.join(TARGETS)}")
     if name not in TARGETS:
         raise UsageError(f"no target {name!r}; there is {', '.join(TARGETS)}")
-    return TARGETS[name]
+    return TARGETS[name].configured(configuration) if configuration else TARGETS[name]
 
 
-__all__ = ["CPU", "PLANNED", "TARGETS", "Target", "find"]
+__all__ = ["CPU", "FPGA", "PLANNED", "TARGETS", "Target", "find"]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # to name a target, or to look for what it lacks, takes neith
 
     from e2compile.lower.loop import Loop
     from e2compile.lower.workload import Convolution, Pool
+    from e2compile.pipeline import TrainingGraph
 
 
 class Kernels(Protocol):
@@ -51,8 +52,17 @@ class Target(Protocol):
     @property
     def kernels(self) -> Kernels: ...
 
+    def configured(self, configuration: str) -> Target:
+        """The target in another configuration. Raises UsageError where there is none of that name."""
+
     def missing(self) -> str | None:
         """What this machine lacks to build for the target; None if nothing."""
 
+    def prepare(self, graph: TrainingGraph) -> TrainingGraph:
+        """The graph with what the target needs done to it and no pass has done yet."""
+
     def build(self, module: IRModule, path: Path) -> None:
-        """Compile `module` to a library at `path`. Raises MissingError where a tool is missing."""
+        """Compile `module` to a library at `path`, what it needs to run beside it.
+
+        Raises MissingError where a tool is missing.
+        """

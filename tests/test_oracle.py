@@ -10,7 +10,7 @@ from e2compile.graph import StepGraph
 from e2compile.ops import INTEGER_CONVOLUTION
 from e2compile.passes import SignPredict
 from e2compile.pipeline import capture
-from e2compile.verification.oracle import Decision, Oracle, Stored
+from e2compile.verification.oracle import Decision, Oracle, Stored, _Interpreter
 from e2compile.verification.replay import Start, Values, arguments_of
 from e2compile.verification.verify import _decided
 from tests.guarded import MASKS, batch, guarded
@@ -93,3 +93,24 @@ def test_a_flag_may_flip_only_where_its_sides_are_near_each_other() -> None:
     assert rows(oracle.record) == ["decisions not explained by rounding"]
     plain = Oracle(step, begin, {})(torch.float64)
     assert any(not torch.equal(result[key], plain[key]) for key in plain)
+
+
+@pytest.mark.parametrize(("at_the_kink", "far"), [(1e-9, 0.0), (0.1, 0.25)])
+def test_a_code_behind_a_close_comparison_is_explained(at_the_kink: float, far: float) -> None:
+    """A ReLU's gradient passed here and was cut in the program, whose kernel kept no mask."""
+    values = torch.tensor([1.0, -1.0, at_the_kink, 2.0])
+
+    def gradient(x: Tensor) -> Tensor:
+        return aten._to_copy.default(
+            aten.where.self(aten.le.Scalar(x, 0.0), aten.mul.Scalar(x, 0.0), aten.full_like.default(x, 50.0)),
+            dtype=torch.int8,
+        )
+
+    graph = fx.symbolic_trace(gradient)
+    for node in graph.graph.nodes:
+        node.meta["val"] = values if node.op == "placeholder" else torch.empty(4)
+    code = graph.graph.find_nodes(op="call_function", target=aten._to_copy.default)[0]
+    stored = Stored(torch.tensor([50, 0, 0, 50], dtype=torch.int8))
+    record: list[Decision] = []
+    _Interpreter(graph, {code: stored}, torch.float64, record).run(values)
+    assert [(d.flipped, d.far) for d in record] == [(0.25, far)]

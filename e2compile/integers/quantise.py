@@ -64,22 +64,23 @@ class Writer:
 
 
 def largest(write: Writer, x: fx.Node, mask: fx.Node | None = None) -> fx.Node:
-    """The largest magnitude in x [N, C, H, W], float32 (), over the samples that `mask` [N] lets live.
+    """The largest magnitude in x [N, C, ...], float32 (), over the samples that `mask` [N] lets live.
 
     First over all but the channels, as other reductions of activations are, so that they share a pass.
     """
-    return write(aten.amax.default, _largest_but(write, x, [0, 2, 3], mask), [0])
+    dims = [d for d in range(x.meta["val"].dim()) if d != 1]
+    return write(aten.amax.default, _largest_but(write, x, dims, mask), [0])
 
 
 def largest_by_row(write: Writer, weight: fx.Node) -> fx.Node:
-    """The largest magnitude of each output channel of a weight [O, C, KH, KW], float32 [O]."""
-    return _largest_but(write, weight, [1, 2, 3])
+    """The largest magnitude of each output channel of a weight [O, C, ...], float32 [O]."""
+    return _largest_but(write, weight, list(range(1, weight.meta["val"].dim())))
 
 
 def _largest_but(write: Writer, x: fx.Node, dims: Sequence[int], mask: fx.Node | None = None) -> fx.Node:
     magnitude = x if is_non_negative(x) else write(aten.abs.default, x)
     if mask is not None:
-        live = write(aten.view.default, mask, [-1, 1, 1, 1])
+        live = write(aten.view.default, mask, [-1, *(1 for _ in x.meta["val"].shape[1:])])
         magnitude = write(aten.where.self, live, magnitude, write.constant(0.0))
     return write(aten.amax.default, magnitude, list(dims))
 
@@ -115,7 +116,7 @@ def activation(write: Writer, x: fx.Node, maximum: fx.Node, bits: int, scale: Sc
 
 
 def weight(write: Writer, w: fx.Node, bits: int, scale: Scale, by_channel: bool) -> Codes:
-    """int8 codes of a weight [O, C, KH, KW], with one step for it all or one for each output channel."""
+    """int8 codes of a weight [O, C, ...], with one step for it all or one for each output channel."""
     maximum = largest_by_row(write, w)
     if by_channel:
         maximum = write(aten.view.default, maximum, [-1, 1, 1, 1])

@@ -8,10 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import fx
 
+from e2compile.errors import UsageError
 from e2compile.graph import Kind, Slot, StepGraph, graph_module
 from e2compile.guards.regions import guard_of
 from e2compile.integers import quantise, signs
 from e2compile.integers.convolutions import Site, result
+from e2compile.integers.matrices import MatrixProduct
 from e2compile.integers.quantise import Codes, Planes, Writer
 from e2compile.integers.signs import Factors, Fallback, Products, Rule
 from e2compile.ops import INTEGER_CONVOLUTION, INTEGER_INPUT_GRADIENT, INTEGER_WEIGHT_GRADIENT
@@ -22,6 +24,9 @@ aten = torch.ops.aten
 # below eight deviations, and a mean loss hands each sample a gradient of about one over their number.
 FIRST_ACTIVATION = 8.0
 
+# Stride, padding, dilation and groups of a matrix product.
+_POINT = ([1, 1], [0, 0], [1, 1], 1)
+
 
 def first_gradient(samples: int) -> float:
     return 1 / samples
@@ -29,19 +34,25 @@ def first_gradient(samples: int) -> float:
 
 @dataclass(frozen=True)
 class Settings:
-    """How codes are made and signs are taken: see SignPredict for what each says."""
+    """How codes are made: see Quantise for what each says."""
 
     scale: Literal["max", "power"]
     scales: Literal["current", "previous"]
     activation_bits: int
     weight_bits: int
     gradient_bits: int
+    by_channel: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignSettings(Settings):
+    """How signs are taken on top: see SignPredict for what each says."""
+
     predictor_activation_bits: int
     predictor_gradient_bits: int
     beta: float
     fallback: Fallback
     unsure_limit: float
-    by_channel: bool = False
     measure: bool = False
 
     @property
@@ -54,11 +65,24 @@ class Settings:
         return Rule(self.fallback, self.beta, self.unsure_limit, self.measure)
 
 
-class IntegerStep:
-    """A step graph while its convolutions are rewritten in place."""
+def check_bits(name: str, settings: Settings, **limits: tuple[int, int]) -> None:
+    """Raise UsageError for widths that no code has, or that lie outside `limits`; `name` is the pass's."""
+    for option, (low, high) in {"activation_bits": (2, 8), "weight_bits": (2, 8), **limits}.items():
+        value = getattr(settings, option)
+        if not low <= value <= high:
+            raise UsageError(f"{name}.{option} is {low} to {high}, not {value}")
+    if settings.gradient_bits not in (8, 16):
+        raise UsageError(f"{name}.gradient_bits is 8 or 16, not {settings.gradient_bits}")
 
-    def __init__(self, step: StepGraph, settings: Settings) -> None:
-        self.step, self.settings = step, settings
+
+class IntegerStep:
+    """A step graph while its convolutions are rewritten in place, for the pass that `name` names.
+
+    With SignSettings a weight's gradient is a sign, else the product's value.
+    """
+
+    def __init__(self, name: str, step: StepGraph, settings: Settings) -> None:
+        self.name, self.step, self.settings = name, step, settings
         self.graph = step.graph
         self.masks = guard_of(step)
         self.activations: dict[Any, Codes] = {}
@@ -68,13 +92,15 @@ class IntegerStep:
         self.states: list[tuple[Slot, fx.Node, fx.Node]] = []
         self.counters: list[tuple[Slot, fx.Node]] = []
 
-    def rewrite(self, sites: Sequence[Site]) -> StepGraph:
-        """The step with all of `sites` in integers, their gradients from the last layer to the first."""
+    def rewrite(self, sites: Sequence[Site], products: Sequence[MatrixProduct] = ()) -> StepGraph:
+        """The step with `sites` and `products` in integers, gradients from the last layer to the first."""
         place = {node: i for i, node in enumerate(self.graph.nodes)}
         backward = sorted(sites, key=lambda s: min(place[n] for n in _gradients(s)))
         pairs = {site.name: self._forward(site) for site in sites}
         for site in backward:
             self._backward(site, *pairs[site.name])
+        for product in products:
+            self._product(product)
         return self._finish()
 
     def _forward(self, site: Site) -> tuple[Codes, Codes]:
@@ -99,7 +125,7 @@ class IntegerStep:
         mask = self.masks.get(site.forward)
         key = (site.x, mask)
         if key not in self.activations:
-            maximum = self._maximum(write, site.x, mask, f"psg.{site.name}.x", FIRST_ACTIVATION)
+            maximum = self._maximum(write, site.x, mask, f"{self.name}.{site.name}.x", FIRST_ACTIVATION)
             bits, scale = self.settings.activation_bits, self.settings.scale
             self.activations[key] = quantise.activation(write, site.x, maximum, bits, scale)
         return self.activations[key]
@@ -132,7 +158,7 @@ class IntegerStep:
             node = self.graph.placeholder(re.sub(r"\W", "_", name))
         with last.meta["val"].fake_mode:
             value = torch.zeros(())
-        module = name.removeprefix("psg.").rpartition(".")[0]
+        module = name.removeprefix(f"{self.name}.").rpartition(".")[0]
         node.meta = {"val": value, "phase": "forward", "where": "", "module": module}
         return node
 
@@ -141,15 +167,64 @@ class IntegerStep:
         if site.input_gradient is not None:
             self._input_gradient(site, site.input_gradient, g, w)
         write = Writer(self.graph, site.weight_gradient)
+        if not isinstance(self.settings, SignSettings):
+            self._full_gradient(write, site, x, g, w)
+            return
         if not site.is_alone:
-            self._summed_gradient(write, site, x, g, w)
+            self._full_gradient(write, site, x, g, w)
+            self._sign_of_sum(site.root)
             return
         with self.graph.inserting_before(site.weight_gradient):
             product = Products(site.weight.meta["val"].shape, site.geometry, self._branches(site))
-            found = signs.signs(write, product, self._factors(write, x, g, w), self.settings.rule)
+            factors = self._factors(self.settings, write, x, g, w)
+            found = signs.signs(write, product, factors, self.settings.rule)
         _replace_in_update(site.root, found.value)
         for name, node in found.counters.items():
-            self.counters.append((Slot(Kind.COUNTER, f"psg.{site.name}.{name}"), node))
+            self.counters.append((Slot(Kind.COUNTER, f"{self.name}.{site.name}.{name}"), node))
+
+    def _product(self, product: MatrixProduct) -> None:
+        """float(integer_convolution(rows, rows)) * steps, a gradient's planes one after the other."""
+        node, others = product.node, product.others
+        write = Writer(self.graph, node)
+        with self.graph.inserting_before(node):
+            values = self._matrix(write, product, product.values.node)
+            rows = product.values.of(write, values.code)
+            if product.is_backward:
+                g = self._matrix_planes(write, product)
+                high, low = (
+                    plane and write(INTEGER_CONVOLUTION, rows, others.of(write, plane), *_POINT)
+                    for plane in (g.high, g.low)
+                )
+                assert high is not None
+                y = quantise.combined(write, high, low, write(aten.mul.Tensor, values.step, g.step))
+            else:
+                w = self._matrix(write, product, others.node)
+                y = write(INTEGER_CONVOLUTION, rows, others.of(write, w.code), *_POINT)
+                y = write.cast(y, torch.float32)
+                y = write(aten.mul.Tensor, y, write(aten.mul.Tensor, values.step, w.step))
+            y = write(aten.view.default, y, list(y.meta["val"].shape[:2]))
+            y = write(aten.permute.default, y, [1, 0]) if product.is_transposed else y
+        node.replace_all_uses_with(y)
+
+    def _matrix(self, write: Writer, product: MatrixProduct, x: fx.Node) -> Codes:
+        """The codes of a linear layer's input or weight."""
+        key, s = (x, None), self.settings
+        if key not in self.activations:
+            if x.op == "placeholder":
+                self.activations[key] = quantise.weight(write, x, s.weight_bits, s.scale, False)
+            else:
+                maximum = self._maximum(write, x, None, f"{self.name}.{product.name}.x", FIRST_ACTIVATION)
+                self.activations[key] = quantise.activation(write, x, maximum, s.activation_bits, s.scale)
+        return self.activations[key]
+
+    def _matrix_planes(self, write: Writer, product: MatrixProduct) -> Planes:
+        g, key = product.others.node, (product.others.node, None, None)
+        if key not in self.planes:
+            guess = first_gradient(g.meta["val"].shape[0])
+            maximum = self._maximum(write, g, None, f"{self.name}.{product.name}.g", guess)
+            needs_low = self.settings.gradient_bits == 16
+            self.planes[key] = quantise.gradient(write, g, maximum, self.settings.scale, needs_low)
+        return self.planes[key]
 
     def _gradient(self, site: Site, w: Codes) -> Planes:
         """The planes of the output gradient, with the weight's steps folded in where there are many."""
@@ -164,7 +239,7 @@ class IntegerStep:
                 if self.settings.by_channel:
                     g = write(aten.mul.Tensor, g, self._by_output(write, w.step))
                 guess = first_gradient(g.meta["val"].shape[0])
-                maximum = self._maximum(write, g, mask, f"psg.{site.name}.g", guess)
+                maximum = self._maximum(write, g, mask, f"{self.name}.{site.name}.g", guess)
                 needs_low = self.settings.gradient_bits == 16
                 self.planes[key] = quantise.gradient(write, g, maximum, self.settings.scale, needs_low)
         return self.planes[key]
@@ -183,8 +258,7 @@ class IntegerStep:
             dx = quantise.combined(write, high, low, step)
         result(node).replace_all_uses_with(dx)
 
-    def _factors(self, write: Writer, x: Codes, g: Planes, w: Codes) -> Factors:
-        s = self.settings
+    def _factors(self, s: SignSettings, write: Writer, x: Codes, g: Planes, w: Codes) -> Factors:
         scale = w.step if s.by_channel else None
         if s.is_prefix:
             return Factors(x.code, g.high, g.low, None, scale)
@@ -192,8 +266,8 @@ class IntegerStep:
         short_g = signs.short_planes(write, g.rounded, s.predictor_gradient_bits)
         return Factors(x.code, g.high, g.low, (short_x, short_g), scale)
 
-    def _summed_gradient(self, write: Writer, site: Site, x: Codes, g: Planes, w: Codes) -> None:
-        """A part of a sum: the full product, scaled back; the sum's sign goes to the update."""
+    def _full_gradient(self, write: Writer, site: Site, x: Codes, g: Planes, w: Codes) -> None:
+        """(256 * integer_weight_gradient(x, high) + integer_weight_gradient(x, low)) * steps."""
         node, size = site.weight_gradient, list(site.weight.meta["val"].shape)
         with self.graph.inserting_before(node):
             parts = [
@@ -206,11 +280,14 @@ class IntegerStep:
             if self.settings.by_channel:
                 value = write(aten.div.Tensor, value, w.step)
         result(node).replace_all_uses_with(value)
-        if site.root not in self.summed:
-            self.summed.add(site.root)
-            with self.graph.inserting_after(site.root):
-                sign = Writer(self.graph, site.root)(aten.sign.default, site.root)
-            _replace_in_update(site.root, sign)
+
+    def _sign_of_sum(self, root: fx.Node) -> None:
+        """The sign of the gradient of a weight that is used more than once."""
+        if root not in self.summed:
+            self.summed.add(root)
+            with self.graph.inserting_after(root):
+                sign = Writer(self.graph, root)(aten.sign.default, root)
+            _replace_in_update(root, sign)
 
     def _branches(self, site: Site) -> Any:
         def add(kind: str, graph: fx.Graph) -> str:

@@ -49,13 +49,22 @@ class Library:
             raise UsageError(f"{path} is missing: compile the program again")
         self.path, self.code = path, path.read_bytes()
 
-    @cached_property
+    @property
+    def module(self) -> Any:
+        return self._loaded[0]
+
+    @property
     def machine(self) -> Any:
+        return self._loaded[1]
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
         tvm = import_tvm()
         from tvm import relax
 
         try:
-            return relax.VirtualMachine(self._load(tvm), tvm.cpu())
+            module = self._load(tvm)
+            return module, relax.VirtualMachine(module, tvm.cpu())
         except Exception as error:
             raise MissingError(
                 f"{self.path} cannot be loaded on this machine: {str(error).splitlines()[-1]}"

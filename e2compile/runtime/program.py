@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2compile.errors import UsageError
+from e2compile.runtime import devices
 from e2compile.runtime import manifest as manifests
 from e2compile.runtime import state as states
 from e2compile.runtime.engine import Library
@@ -42,18 +44,33 @@ class Evaluation:
 class Program:
     """A Program folder in memory. `position` counts scheduled steps; state changes in place.
 
-    A Program's library is native code: load only what you would run.
+    A Program's library is native code: load only what you would run. `device` names what runs the part that
+    is not the CPU's, for targets that have one.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str | None = None) -> None:
         self.folder = folder
         self.manifest = manifests.read(folder)
-        manifests.check(self.manifest, folder, [LIBRARY, states.INITIAL, states.RATES])
-        self.library = Library(folder / LIBRARY)
+        needed = [LIBRARY, states.INITIAL, states.RATES, *devices.files(self.manifest.target)]
+        manifests.check(self.manifest, folder, needed)
+        devices.check(self.manifest.target, device)
+        self.device = device
+        self._code = Library(folder / LIBRARY)
         self.rates = states.read(folder / states.RATES)["rates"]
         self.steps_per_epoch = 1
         self.position = 0
         self.restore(states.read(folder / states.INITIAL))
+
+    @cached_property
+    def driver(self) -> Any:
+        """What drives the device, attached when the code is first called; None for a target that has none."""
+        return devices.attach(self.manifest.target, self.folder, self._code.module, self.device)
+
+    @property
+    def library(self) -> Library:
+        """The code with its device attached: what is only compiled or exported takes no TVM."""
+        _ = self.driver
+        return self._code
 
     @property
     def seed(self) -> int:

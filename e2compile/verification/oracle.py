@@ -5,7 +5,7 @@ oracle takes the program's decisions - gates, codes, masks, places of maxima - w
 and says how far its own would have been from them; integers that are no decision must be the same.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, fx
 
 from e2compile.graph import StepGraph, targets, where
-from e2compile.lower.kinds import COMPARISONS
+from e2compile.lower.kinds import ARITHMETIC, COMPARISONS
 from e2compile.ops import PRODUCTS
 from e2compile.verification.replay import Start, Values, arguments_of
 
+_ELEMENTWISE = (*ARITHMETIC, *COMPARISONS, torch.ops.aten.where.self, torch.ops.aten._to_copy.default)
 _COND = torch.ops.higher_order.cond
 # Two sides of a comparison this near to each other, as a share of the largest magnitude, may change places.
 _NEAR = 1e-5
@@ -35,8 +36,10 @@ class Decision:
     """How the oracle's own value of a call differs from the program's.
 
     `flipped` is the share of elements that differ at all, `far` of those that rounding does not explain:
-    codes that differ by more than one, flags whose two sides are not near each other. `is_product` marks
-    sums of integers, which may not differ. `unit` is the weight of one code: that of a low byte is 1/256.
+    codes that differ by more than one, flags whose two sides are not near each other; but not those that
+    hang on a comparison whose sides are near and that the program took within a kernel, as it may that of a
+    ReLU's gradient. `is_product` marks sums of integers, which may not differ. `unit` is the weight of one
+    code: that of a low byte is 1/256.
     """
 
     what: str
@@ -79,17 +82,33 @@ class _Interpreter(fx.Interpreter):
     ) -> None:
         super().__init__(module)
         self.stored, self.dtype, self.record = stored, dtype, record
+        self.close: dict[fx.Node, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         stored = self.stored.get(n)
         if stored is None:
+            if n.target in COMPARISONS:
+                near = _near(n, self.fetch_args_kwargs_from_env(n)[0], value)
+                self.close |= {n: near} if near.any() else {}
             return value
         args, _ = self.fetch_args_kwargs_from_env(n)
-        self.record.append(_differences(n, args, value, stored))
+        self.record.append(_differences(n, args, value, stored, self._close_before(n)))
         if n.target in PRODUCTS:
             return value
         return stored.value if stored.rows is None else torch.where(stored.rows, stored.value, value)
+
+    def _close_before(self, node: fx.Node) -> list[Tensor]:
+        """Where comparisons that the program took within a kernel, and stored nowhere, were close, of those
+        that decide about the same element of `node`."""
+        shape, seen, waiting = node.meta["val"].shape, {node}, [node]
+        while waiting:
+            for before in waiting.pop().all_input_nodes:
+                is_same = before.target in _ELEMENTWISE and before.meta["val"].shape == shape
+                if is_same and before not in seen:
+                    seen.add(before)
+                    waiting.append(before)
+        return [self.close[n] for n in seen if n in self.close]
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target is _COND:
@@ -101,13 +120,15 @@ class _Interpreter(fx.Interpreter):
         return super().call_function(target, args, kwargs)
 
 
-def _differences(node: fx.Node, args: Any, own: Tensor, stored: Stored) -> Decision:
+def _differences(node: fx.Node, args: Any, own: Tensor, stored: Stored, close: Sequence[Tensor]) -> Decision:
     apart = (own.to(torch.int64) - stored.value.to(torch.int64)).abs()
     far = (apart > 1) & (apart < 255)  # a low byte wraps around where its high byte moves by one
     if stored.value.dtype is torch.bool:
         far = (apart > 0) & ~_near(node, args, apart)
     elif stored.value.dtype is torch.int64:  # of equal maxima either may be taken
         far = torch.zeros_like(far)
+    for near in close:
+        far &= ~near
     if stored.rows is not None:
         apart, far = (t[stored.rows.expand(t.shape)] for t in (apart, far))
     elements = max(apart.numel(), 1)

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from e2compile.errors import MissingError
+from e2compile.errors import MissingError, UsageError
 from e2compile.targets.llvm.machine import Machine, host
 
 if TYPE_CHECKING:
     from tvm import IRModule
 
+    from e2compile.pipeline import TrainingGraph
     from e2compile.targets.llvm.kernels import LlvmKernels
 
 
@@ -27,10 +28,16 @@ class LlvmTarget:
 
         return LlvmKernels(self.machine)
 
+    def configured(self, configuration: str) -> "LlvmTarget":
+        raise UsageError(f"target {self.name} has no configurations: leave out :{configuration}")
+
     def missing(self) -> str | None:
         if any(shutil.which(tool) for tool in ("cc", "gcc", "clang")):
             return None
         return "a C compiler to link with (cc, gcc or clang): apt-get install gcc"
+
+    def prepare(self, graph: "TrainingGraph") -> "TrainingGraph":
+        return graph
 
     def build(self, module: "IRModule", path: Path) -> None:
         """Compile and link `module` to a shared library. Raises MissingError without a linker."""

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from e2compile.errors import UsageError
 
-_FOLDER = Path(__file__).parent / "configs"
+_FOLDER = files(__package__) / "configs"  # may lie in an archive
 _WORD = 32  # bits of a micro-op
 _PAGE = 4096  # bytes; no element may be larger
 
@@ -121,11 +122,11 @@ def named(name: str) -> Config:
     """A shipped configuration. Raises UsageError for a name that is none."""
     if name not in names():
         raise UsageError(f"no VTA configuration is named {name!r}: there are {', '.join(names())}")
-    return read(_FOLDER / f"{name}.json")
+    return parse(json.loads((_FOLDER / f"{name}.json").read_text()), name)
 
 
 def names() -> list[str]:
-    return sorted(path.stem for path in _FOLDER.glob("*.json"))
+    return sorted(file.name.removesuffix(".json") for file in _FOLDER.iterdir())
 
 
 def read(path: Path) -> Config:

@@ -24,7 +24,10 @@ class Device(Protocol):
     def read(self, address: int, size: int) -> NDArray[np.uint8]: ...
 
     def start(self, instructions: int, count: int) -> None:
-        """Let the VTA run `count` instructions that lie at an address."""
+        """Let the VTA run `count` instructions that lie at an address.
+
+        Raises DeviceError where it is known that they will not reach their FINISH: by a simulator.
+        """
 
     def is_done(self) -> bool:
         """Whether the run has reached its FINISH. Raises DeviceError where it cannot any more."""

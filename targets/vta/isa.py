@@ -5,9 +5,10 @@ is two little-endian words of 64 bits, a micro-op one of 32. The widths of its f
 configuration: lu, li, lw, la are the bits of an index into the UOP, INP, WGT and ACC scratchpads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,6 +183,7 @@ def _packed(word: int, shift: int, *parts: tuple[str, int]) -> list[Field]:
 _HEAD = _packed(0, 0, ("opcode", 3), ("pop_prev", 1), ("pop_next", 1), ("push_prev", 1), ("push_next", 1))
 
 
+@cache
 def transfer_fields() -> list[Field]:
     """Of LOAD and STORE; the same for all configurations."""
     low = _packed(0, 7, ("memory", 3), ("sram", 16), ("dram", 32))
@@ -195,6 +197,7 @@ def _loops(config: Config) -> list[Field]:
     return _HEAD + _packed(0, 7, *parts)
 
 
+@cache
 def gemm_fields(config: Config) -> list[Field]:
     """Of GEMM and FINISH."""
     la, li, lw = config.log_accs, config.log_inps, config.log_wgts
@@ -202,6 +205,7 @@ def gemm_fields(config: Config) -> list[Field]:
     return _loops(config) + _packed(1, 0, *factors)
 
 
+@cache
 def alu_fields(config: Config) -> list[Field]:
     la = config.log_accs
     parts = [(name, la) for name in ("dst_0", "dst_1", "src_0", "src_1")]
@@ -317,9 +321,20 @@ def decode_uops(words: NDArray[np.uint32], config: Config) -> list[Uop]:
     return [Uop(*map(int, row)) for row in zip(*columns, strict=True)]
 
 
-def moved(words: Words, instruction: int, elements: int) -> None:
-    """Add to the DRAM address, in elements, of a transfer that is encoded already."""
-    words[instruction, 0] += np.uint64(elements << _DRAM.shift)
+def placed(words: Words, bases: Mapping[Memory, int]) -> Words:
+    """Words with the DRAM addresses of their transfers, in elements, moved by the base of each memory."""
+    head, memory, columns = ((words[:, f.word] >> np.uint64(f.shift)) & _mask(f) for f in _PLACING)
+    moves = (head <= Opcode.STORE) & (columns > 0)
+    result = words.copy()
+    for kind, base in bases.items():
+        chosen = moves & (memory == kind)
+        result[chosen, 0] += np.uint64(base << _DRAM.shift)
+    return result
 
 
+def _mask(field: Field) -> np.uint64:
+    return np.uint64((1 << field.width) - 1)
+
+
+_PLACING = [next(f for f in transfer_fields() if f.name == name) for name in ("opcode", "memory", "columns")]
 _DRAM = next(f for f in transfer_fields() if f.name == "dram")

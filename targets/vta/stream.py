@@ -10,8 +10,8 @@ from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.isa import Instruction, Memory, Uop, Words
 
 # The buffers of a stream; `uop` holds its micro-ops.
-INP, WGT, OUT, UOP = "inp", "wgt", "out", "uop"
-_MEMORY = {INP: Memory.INP, WGT: Memory.WGT, OUT: Memory.OUT, UOP: Memory.UOP}
+INP, WGT, ACC, OUT, UOP = "inp", "wgt", "acc", "out", "uop"
+_MEMORY = {INP: Memory.INP, WGT: Memory.WGT, ACC: Memory.ACC, OUT: Memory.OUT, UOP: Memory.UOP}
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,7 @@ class Stream:
 
     def placed(self, config: Config, addresses: Mapping[str, int]) -> Words:
         """The instructions as words, with each buffer at its byte address, a multiple of its element."""
-        words = isa.encode(self.instructions, config)
-        bases = {_MEMORY[name]: address // element_bytes(name, config) for name, address in addresses.items()}
-        for i, instruction in enumerate(self.instructions):
-            if isinstance(instruction, isa.Transfer) and not instruction.is_idle:
-                isa.moved(words, i, bases[instruction.memory])
-        return words
+        return isa.placed(isa.encode(self.instructions, config), bases(config, addresses))
 
     def bytes(self, name: str, config: Config) -> int:
         """The size of a buffer."""
@@ -41,7 +36,13 @@ def element_bytes(name: str, config: Config) -> int:
     sizes = {
         INP: config.inp_bytes,
         WGT: config.wgt_bytes,
+        ACC: config.acc_bytes,
         OUT: config.out_bytes,
         UOP: np.dtype("<u4").itemsize,
     }
     return sizes[name]
+
+
+def bases(config: Config, addresses: Mapping[str, int]) -> dict[Memory, int]:
+    """Byte addresses of buffers as their memories count them, in elements."""
+    return {_MEMORY[name]: address // element_bytes(name, config) for name, address in addresses.items()}

@@ -1,0 +1,195 @@
+"""Modelled times of single layers on a VTA, against the published ones, and how busy the array is.
+
+    python benchmarks/vta_layers.py [--config pynq] [--gradient-bytes 1] [--json FILE]
+
+First the ten convolutions of ResNet-18 that the authors measured on a Pynq at 100 MHz, one image, in July
+2019 (TopHub vta_v0.10): with the tiles that they were measured with, and with our own. Then the layers of
+ResNet-20 for 16 images in one stream, forward, input and weight gradient, whose sums leave as byte planes.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from e2compile.targets.vta import accumulate, config, correlate
+from e2compile.targets.vta.config import Config
+from e2compile.targets.vta.correlate_tile import Tile
+from e2compile.targets.vta.isa import AluOp, Stage
+from e2compile.targets.vta.stream import Stream
+from e2compile.targets.vta.timing import LATENCIES, timing
+from e2compile.targets.vta.work import Accumulation, Correlation, Taps, Work
+
+# Pixels a side, channels in and out, kernel, stride, milliseconds; then the tile: rows, columns, blocks of 16
+# input and output channels. Two tiles are in flight, of output blocks or of rows.
+PUBLISHED = (
+    (56, 64, 64, 3, 1, 5.699, 8, 56, 1, 2),
+    (56, 64, 128, 3, 2, 2.966, 7, 28, 1, 4),
+    (56, 64, 128, 1, 2, 1.349, 7, 28, 1, 4),
+    (28, 128, 128, 3, 1, 5.183, 14, 28, 1, 2),
+    (28, 128, 256, 3, 2, 2.669, 14, 14, 1, 4),
+    (28, 128, 256, 1, 2, 1.029, 7, 14, 1, 8),
+    (14, 256, 256, 3, 1, 4.934, 14, 14, 1, 4),
+    (14, 256, 512, 3, 2, 3.994, 7, 7, 1, 16),
+    (14, 256, 512, 1, 2, 1.081, 7, 7, 1, 16),
+    (7, 512, 512, 3, 1, 7.348, 7, 7, 1, 16),
+)
+# What the measured layers did with a sum before its low byte left: shift, add a bias, clip.
+EPILOGUE = ((AluOp.SHR, 8), (AluOp.ADD, 1), (AluOp.MAX, 0), (AluOp.MIN, 127))
+BLOCK = 16
+IMAGES = 16
+
+# Layers of ResNet-20 for CIFAR-10: how many there are, channels in and out, pixels a side, kernel, stride.
+RESNET20 = {
+    "first": (1, 3, 16, 32, 3, 1),
+    "16": (6, 16, 16, 32, 3, 1),
+    "16-32": (1, 16, 32, 32, 3, 2),
+    "16-32, 1x1": (1, 16, 32, 32, 1, 2),
+    "32": (5, 32, 32, 16, 3, 1),
+    "32-64": (1, 32, 64, 16, 3, 2),
+    "32-64, 1x1": (1, 32, 64, 16, 1, 2),
+    "64": (5, 64, 64, 8, 3, 1),
+}
+
+
+def kernel(size: int) -> Taps:
+    return tuple((i, j) for i in range(size) for j in range(size))
+
+
+def blocks(channels: int) -> int:
+    return -(-channels // BLOCK)
+
+
+def planes(terms: int, passes: int) -> int:
+    """Bytes of the largest sum of products of a signed byte and a number of `passes` signed bytes."""
+    return -(-((terms << 14 + 8 * (passes - 1)).bit_length() + 1) // 8)
+
+
+def convolution(
+    channels: int, outputs: int, size: int, taps: Taps, stride: int, passes: int = 1
+) -> Correlation:
+    """To `size` pixels a side, with the border stored."""
+    stored = (size - 1) * stride + max(map(max, taps)) + 1
+    counts = blocks(channels), blocks(outputs), IMAGES, stored, stored, size, size
+    return Correlation(*counts, taps, (stride, stride), planes(channels * len(taps), passes), passes)
+
+
+def published(vta: Config) -> Iterator[dict[str, Any]]:
+    for side, channels, outputs, size, stride, measured, *shape in PUBLISHED:
+        out = -(-side // stride)
+        taps, stored = kernel(size), (out - 1) * stride + size
+        sizes = blocks(channels), blocks(outputs), 1, stored
+        rows, columns, inputs, some_outputs = shape
+        tile = Tile(some_outputs, 1, rows, columns, inputs, len(taps))
+        # The runtime of then loaded each row of a tile by itself: so does a stream for rows that lie apart.
+        apart = Correlation(*sizes, 2 * stored + 64, out, out, taps, (stride, stride), 1)
+        theirs = timing(correlate.stream(apart, vta, tile, EPILOGUE).instructions, vta)
+        work = Correlation(*sizes, stored, out, out, taps, (stride, stride), 1)
+        ours = timing(correlate.stream(work, vta, epilogue=EPILOGUE).instructions, vta)
+        yield {
+            "layer": f"{side}x{side} {channels}-{outputs} k{size} s{stride}",
+            "measured_ms": measured,
+            "modelled_ms": theirs.seconds(vta) * 1e3,
+            "ours_ms": ours.seconds(vta) * 1e3,
+        }
+
+
+def works(
+    channels: int, outputs: int, side: int, size: int, stride: int, passes: int = 1
+) -> dict[str, list[Work]]:
+    """Forward, input gradient (a class of pixels for each parity) and weight gradient of 16 images."""
+    taps, out = kernel(size), side // stride
+    forward = convolution(channels, outputs, out, taps, stride)
+    parities: list[Work] = [
+        convolution(outputs, channels, out, subset, 1, passes)
+        for subset in ([taps] if stride == 1 else _parities(size))
+    ]
+    pixels = Accumulation(
+        channels,
+        blocks(outputs),
+        *forward.inp_shape[2:],
+        out,
+        out,
+        taps,
+        (stride, stride),
+        planes(16 * out * out, passes),
+        passes,
+    )
+    return {"forward": [forward], "input gradient": parities, "weight gradient": [pixels]}
+
+
+def _parities(size: int) -> list[Taps]:
+    """Taps that reach the pixels of each parity of rows and columns, for a stride of two."""
+    halves = [-(-size // 2), size // 2]
+    return [tuple((i, j) for i in range(a) for j in range(b)) for a in halves for b in halves if a and b]
+
+
+def busy(vta: Config, passes: int) -> Iterator[dict[str, Any]]:
+    for name, (count, channels, outputs, side, size, stride) in RESNET20.items():
+        for kind, parts in works(channels, outputs, side, size, stride, passes).items():
+            if name == "first" and kind == "input gradient":
+                continue
+            found = [timing(_stream(work, vta).instructions, vta) for work in parts]
+            total = sum(part.total for part in found)
+            yield {
+                "layer": name,
+                "kind": kind,
+                "count": count,
+                "cycles": total,
+                "bound": sum(part.bound for part in found),
+                "gemm": sum(part.gemm for part in found),
+                "alu": sum(part.alu for part in found),
+                "load": sum(part.busy[Stage.LOAD] for part in found),
+                "store": sum(part.busy[Stage.STORE] for part in found),
+                "products": sum(work.products for work in parts),
+            }
+
+
+def _stream(work: Work, vta: Config) -> Stream:
+    return correlate.stream(work, vta) if isinstance(work, Correlation) else accumulate.stream(work, vta)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    alike = [
+        name for name in config.names() if (config.named(name).batch, config.named(name).block) == (1, 16)
+    ]
+    parser.add_argument("--config", choices=alike, default="pynq", help="for ResNet-20")
+    parser.add_argument("--gradient-bytes", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    layers = list(published(config.named("pynq")))
+    for row in layers:
+        print(
+            f"{row['layer']:22} measured {row['measured_ms']:6.3f} ms, modelled {row['modelled_ms']:6.3f} "
+            f"({row['modelled_ms'] / row['measured_ms']:.2f}), ours {row['ours_ms']:6.3f}"
+        )
+    error = sum(abs(row["modelled_ms"] / row["measured_ms"] - 1) for row in layers) / len(layers)
+    sums = {key: sum(row[key] for row in layers) for key in ("measured_ms", "modelled_ms", "ours_ms")}
+    print(f"mean absolute error {error:.1%}; " + ", ".join(f"{k} {v:.2f}" for k, v in sums.items()))
+
+    vta = config.named(options.config)
+    rows = list(busy(vta, options.gradient_bytes))
+    print(f"\nResNet-20, {IMAGES} images, {options.config}: shares of all cycles")
+    print(f"{'layer':11} {'':15} {'cycles':>8} of bound   GEMM    ALU useful   load  store")
+    for row in rows:
+        shares = (f"{row[key] / row['cycles']:6.1%}" for key in ("gemm", "alu", "products", "load", "store"))
+        ratio = row["cycles"] / row["bound"]
+        print(f"{row['layer']:11} {row['kind']:15} {row['cycles']:8} {ratio:8.3f} {' '.join(shares)}")
+    whole = {key: sum(row["count"] * row[key] for row in rows) for key in ("cycles", "bound", "products")}
+    print(f"all: {whole}, {whole['cycles'] / whole['bound']:.3f} of the bound")
+    if options.json:
+        content = {
+            "latency": LATENCIES[vta.target].source,
+            "mean_absolute_error": error,
+            "published": layers,
+            "config": options.config,
+            "gradient_bytes": options.gradient_bytes,
+            "resnet20": rows,
+        }
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

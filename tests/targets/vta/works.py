@@ -1,0 +1,93 @@
+"""Works for the array: what they compute, said with numpy, and running streams of them on the simulator."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2compile.targets.vta import isa
+from e2compile.targets.vta.check import check
+from e2compile.targets.vta.config import Config
+from e2compile.targets.vta.interpreter import compiled
+from e2compile.targets.vta.simulator import Simulator
+from e2compile.targets.vta.stream import INP, OUT, UOP, WGT, Stream
+from e2compile.targets.vta.work import Correlation, Taps, Work
+
+Blocks = NDArray[np.int8]
+
+
+def kernel(height: int, width: int | None = None) -> Taps:
+    return tuple((i, j) for i in range(height) for j in range(width or height))
+
+
+def operands(work: Work, vta: Config, seed: int = 0) -> tuple[Blocks, Blocks]:
+    random = np.random.default_rng(seed)
+    inp = random.integers(-128, 128, (*work.inp_shape, vta.batch, vta.block), np.int8)
+    return inp, random.integers(-128, 128, (*work.wgt_shape, vta.block, vta.block), np.int8)
+
+
+def sums(work: Work, inp: Blocks, wgt: Blocks) -> NDArray[np.int64]:
+    """The exact sums; float64 holds them."""
+    if isinstance(work, Correlation):
+        inps, wgts = whole(inp, work.passes), wgt.astype(float)
+    else:
+        inps, wgts = inp.astype(float), whole(wgt, work.passes)
+    (dy, dx), height, width = work.stride, work.out_height, work.out_width
+    total = 0.0
+    for t, (i, j) in enumerate(work.taps):
+        read = inps[..., i : i + (height - 1) * dy + 1 : dy, j : j + (width - 1) * dx + 1 : dx, :, :].astype(
+            float
+        )
+        if isinstance(work, Correlation):
+            total += np.einsum("cnyxbk,ocmk->onyxbm", read, wgts[:, :, t], optimize=True)
+        else:
+            taps = np.arange(len(work.taps)) == t
+            found = np.einsum("cyxbk,oyxmk->cobm", read, wgts, optimize=True)
+            total += np.multiply.outer(taps, found)
+    return np.asarray(total).astype(np.int64)
+
+
+def whole(operand: Blocks, passes: int) -> NDArray[np.float64]:
+    """What planes of bytes, low first, stand for."""
+    parts = operand.reshape(passes, -1, *operand.shape[1:]).astype(float)
+    return np.asarray(sum(256.0**p * part for p, part in enumerate(parts)))
+
+
+def planes(values: NDArray[np.int64], count: int) -> Blocks:
+    return np.stack([(values >> 8 * plane).astype(np.int8) for plane in range(count)])
+
+
+@cache
+def _interpreter(vta: Config) -> Callable[..., None]:
+    return compiled(vta)
+
+
+def run(stream: Stream, vta: Config, inp: Blocks, wgt: Blocks, shape: tuple[int, ...]) -> Blocks:
+    """The outputs of a stream that keeps the rules, in two orders of its stages."""
+    check(stream.instructions, stream.uops, vta, stream.blocks)
+    device = Simulator(vta, _interpreter(vta), strict=True)
+    addresses = {name: device.allocate(stream.bytes(name, vta)) for name in (INP, WGT, OUT, UOP)}
+    for name, data in ((INP, inp), (WGT, wgt), (UOP, isa.encode_uops(stream.uops, vta))):
+        device.write(addresses[name], data.reshape(-1).view(np.uint8))
+    words = stream.placed(vta, addresses)
+    instructions = device.allocate(words.nbytes)
+    device.write(instructions, words.reshape(-1).view(np.uint8))
+    device.start(instructions, len(words))
+    assert device.is_done()
+    out = device.read(addresses[OUT], stream.bytes(OUT, vta)).view(np.int8)
+    return out.reshape(*shape, vta.batch, vta.block)
+
+
+def assert_exact(work: Work, stream: Stream, vta: Config) -> None:
+    inp, wgt = operands(work, vta)
+    assert stream.blocks[OUT] == prod(work.out_shape)
+    out = run(stream, vta, inp, wgt, work.out_shape)
+    np.testing.assert_array_equal(out, planes(sums(work, inp, wgt), work.planes))
+
+
+def small(vta: Config, **sizes: int) -> Config:
+    """The configuration with other scratchpads: the log2 of their bytes."""
+    return replace(vta, **{f"log_{name}_buff_size": size for name, size in sizes.items()})
