@@ -1,6 +1,7 @@
-"""ResNet-74 with all three passes: seconds to compile by phase, then a short run on CIFAR-10 images.
+"""A network with passes on a target: seconds to compile by phase, then a short run on CIFAR-10 images.
 
-python benchmarks/deep.py --data DIR [--model resnet74] [--batch 128] [--steps 100] [--json FILE]
+python benchmarks/short_run.py --data DIR [--model resnet74] [--passes smd,slu,psg] [--target cpu]
+                               [--batch 128] [--steps 100] [--rate 0.1] [--json FILE]
 """
 
 import argparse
@@ -13,25 +14,37 @@ from pathlib import Path
 
 import machine
 import nets
+import torch
 
 import e2compile
-from e2compile.passes import BatchDrop, LayerGate, SignPredict
+from e2compile.options import parse_passes
 from e2compile.runtime.fit import Event, Options, Run
+
+MEAN_OF = 10  # losses of executed steps
+
+
+def mean(values: dict[str, float]) -> float | None:
+    return statistics.mean(values.values()) if values else None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True)
     parser.add_argument("--model", choices=sorted(nets.NETS), default="resnet74")
+    parser.add_argument("--passes", default="smd,slu,psg")
+    parser.add_argument("--target", default="cpu")
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rate", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     phases: dict[str, float] = {}
     began = time.perf_counter()
-    graph = e2compile.capture(nets.net(options.model), nets.batch(options.batch))
-    graph = graph.apply(BatchDrop(), LayerGate(), SignPredict())
-    program = e2compile.compile(graph, cache=False, watch=phases.__setitem__)
+    module = nets.net(options.model)
+    optimizer = torch.optim.SGD(module.parameters(), lr=options.rate, momentum=0.9, weight_decay=1e-4)
+    graph = e2compile.capture(module, nets.batch(options.batch), optimizer=optimizer)
+    graph = graph.apply(*parse_passes(options.passes))
+    program = e2compile.compile(graph, options.target, cache=False, watch=phases.__setitem__)
     compiled = time.perf_counter() - began
     stages = {stage.name: stage.seconds for stage in graph.stages}
     print(f"compiled and verified in {compiled:.1f} s; {phases}; {stages}", flush=True)
@@ -44,6 +57,9 @@ def main() -> None:
     steps = [now[0] - before[0] for before, now in itertools.pairwise(ends) if now[1]]
     row = {
         "model": options.model,
+        "passes": options.passes,
+        "target": options.target,
+        "rate": options.rate,
         "batch": options.batch,
         "compile": compiled,
         "phases": phases,
@@ -51,11 +67,10 @@ def main() -> None:
         "steps_scheduled": results.steps_scheduled,
         "steps_executed": results.steps_executed,
         "step": statistics.median(steps),
-        "loss_first": results.loss[0],
-        "loss_last": results.loss[-1],
-        "loss_last_ten": statistics.mean(results.loss[-10:]),
-        "executed": statistics.mean(results.executed.values()),
-        "predicted": statistics.mean(results.predicted.values()),
+        "losses": [statistics.mean(results.loss[i:][:MEAN_OF]) for i in range(0, len(results.loss), MEAN_OF)],
+        "executed": mean(results.executed),
+        "predicted": mean(results.predicted),
+        "modelled_device_seconds": results.modelled_device_seconds,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
     print(row)
