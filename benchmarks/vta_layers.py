@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import machine
+
 from e2compile.targets.vta import accumulate, config, correlate
 from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.correlate_tile import Tile
@@ -188,6 +190,7 @@ def main() -> None:
             "gradient_bytes": options.gradient_bytes,
             "resnet20": rows,
         }
+        content = {"machine": machine.describe(), **content}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 

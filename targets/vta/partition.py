@@ -49,7 +49,8 @@ def partition(module: IRModule, config: Config) -> tuple[IRModule, Table]:
 def _plan(kernel: PrimFunc, config: Config) -> Plan | None:
     if not kernel.attrs or noted.WHAT not in kernel.attrs:
         return None
-    return _PLANS[str(kernel.attrs[noted.WHAT])](noted.workload(kernel), config)
+    plan = _PLANS[str(kernel.attrs[noted.WHAT])]
+    return plan(noted.workload(kernel), config, bool(kernel.attrs[noted.GATED]))
 
 
 class _Streams:
