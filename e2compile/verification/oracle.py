@@ -5,8 +5,9 @@ oracle takes the program's decisions - gates, codes, masks, places of maxima - w
 and says how far its own would have been from them; integers that are no decision must be the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -85,6 +86,8 @@ class _Interpreter(fx.Interpreter):
         self.close: dict[fx.Node, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
+        if n.target is _COND:
+            return self._conditional(n)
         value = super().run_node(n)
         stored = self.stored.get(n)
         if stored is None:
@@ -93,31 +96,44 @@ class _Interpreter(fx.Interpreter):
                 self.close |= {n: near} if near.any() else {}
             return value
         args, _ = self.fetch_args_kwargs_from_env(n)
-        self.record.append(_differences(n, args, value, stored, self._close_before(n)))
+        self.record.append(_differences(n, args, value, stored, self._close(n)))
         if n.target in PRODUCTS:
             return value
         return stored.value if stored.rows is None else torch.where(stored.rows, stored.value, value)
 
-    def _close_before(self, node: fx.Node) -> list[Tensor]:
+    def _conditional(self, n: fx.Node) -> Any:
+        """The branch that is taken; what was close before it is so within, and the other way round."""
+        (condition, taken, other, operands), _ = self.fetch_args_kwargs_from_env(n)
+        branch = taken if bool(condition) else other
+        inner = _Interpreter(branch, self.stored, self.dtype, self.record)
+        places = branch.graph.find_nodes(op="placeholder")
+        inner.close |= _merged(zip(places, map(self._close, n.args[3]), strict=True))  # type: ignore[arg-type]
+        values = inner.run(*operands)
+        results = branch.graph.output_node().args[0]
+        self.close |= _merged((item, inner._close(results[item.args[1]])) for item in n.users)
+        return values
+
+    def _close(self, node: fx.Node) -> list[Tensor]:
         """Where comparisons that the program took within a kernel, and stored nowhere, were close, of those
         that decide about the same element of `node`."""
         shape, seen, waiting = node.meta["val"].shape, {node}, [node]
         while waiting:
             for before in waiting.pop().all_input_nodes:
-                is_same = before.target in _ELEMENTWISE and before.meta["val"].shape == shape
-                if is_same and before not in seen:
+                is_known = before.target in _ELEMENTWISE or before in self.close
+                if is_known and before not in seen and before.meta["val"].shape == shape:
                     seen.add(before)
                     waiting.append(before)
         return [self.close[n] for n in seen if n in self.close]
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if target is _COND:
-            condition, taken, other, operands = args
-            branch = taken if bool(condition) else other
-            return _Interpreter(branch, self.stored, self.dtype, self.record).run(*operands)
         if kwargs.get("dtype") is torch.float32:
             kwargs = {**kwargs, "dtype": self.dtype}
         return super().call_function(target, args, kwargs)
+
+
+def _merged(close: Iterable[tuple[fx.Node, list[Tensor]]]) -> dict[fx.Node, Tensor]:
+    """One mask for each node of those that have any."""
+    return {node: reduce(torch.logical_or, masks) for node, masks in close if masks}
 
 
 def _differences(node: fx.Node, args: Any, own: Tensor, stored: Stored, close: Sequence[Tensor]) -> Decision:
