@@ -144,3 +144,17 @@ def test_a_code_behind_a_close_comparison_is_explained(
     values = torch.tensor([1.0, -1.0, at_the_kink, 2.0])
     _Interpreter(module, {code: stored}, torch.float64, record).run(values)
     assert [(d.flipped, d.far) for d in record] == [(0.25, far)]
+
+
+def test_the_other_side_of_a_kink_is_taken_where_asked() -> None:
+    values = torch.tensor([1.0, -1.0, 1e-9, -1e-9])
+
+    def gradient(x: Tensor) -> tuple[Tensor, Tensor]:
+        return aten.le.Scalar(aten.relu.default(x), 0.0), aten.gt.Scalar(x, 0.0)
+
+    graph = fx.symbolic_trace(gradient)
+    own, flipped = (
+        _Interpreter(graph, {}, torch.float64, [], is_flipped).run(values) for is_flipped in (False, True)
+    )
+    assert [t.tolist() for t in own] == [[False, True, False, True], [True, False, True, False]]
+    assert [t.tolist() for t in flipped] == [[False, True, True, False], [True, False, False, True]]

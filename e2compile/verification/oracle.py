@@ -22,6 +22,8 @@ _ELEMENTWISE = (*ARITHMETIC, *COMPARISONS, torch.ops.aten.where.self, torch.ops.
 _COND = torch.ops.higher_order.cond
 # Two sides of a comparison this near to each other, as a share of the largest magnitude, may change places.
 _NEAR = 1e-5
+# As near are they as rounding usually makes them: the batch norms before a ReLU err by a few times 2^-24.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,17 @@ class Oracle:
         dtype: torch.dtype,
         layout: torch.memory_format = torch.contiguous_format,
         number: int | None = None,
+        is_flipped: bool = False,
     ) -> Values:
-        """The results in floats of `dtype`; `number` moves the weights a little, see Start.nudged."""
+        """The results in floats of `dtype`; `number` moves the weights a little, see Start.nudged.
+
+        `is_flipped` turns over what is close and the program has not stored: the other side of each kink.
+        """
         arguments = arguments_of(self.step, self.start.nudged(number), dtype, layout)
         self.record = []
+        interpreter = _Interpreter(self.step.module, self.stored, dtype, self.record, is_flipped)
         with torch.no_grad():
-            results = _Interpreter(self.step.module, self.stored, dtype, self.record).run(*arguments)
+            results = interpreter.run(*arguments)
         return {(s.kind, s.target): value for s, value in zip(self.step.outputs, results, strict=True)}
 
 
@@ -80,9 +87,10 @@ class _Interpreter(fx.Interpreter):
         stored: Mapping[fx.Node, Stored],
         dtype: torch.dtype,
         record: list[Decision],
+        is_flipped: bool = False,
     ) -> None:
         super().__init__(module)
-        self.stored, self.dtype, self.record = stored, dtype, record
+        self.stored, self.dtype, self.record, self.is_flipped = stored, dtype, record, is_flipped
         self.close: dict[fx.Node, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -90,12 +98,15 @@ class _Interpreter(fx.Interpreter):
             return self._conditional(n)
         value = super().run_node(n)
         stored = self.stored.get(n)
-        if stored is None:
-            if n.target in COMPARISONS:
-                near = _near(n, self.fetch_args_kwargs_from_env(n)[0], value)
-                self.close |= {n: near} if near.any() else {}
-            return value
         args, _ = self.fetch_args_kwargs_from_env(n)
+        if stored is None:
+            near = _kinks(n, args, value, _NEAR)
+            if near is None or not near.any():
+                return value
+            self.close[n] = near
+            if not self.is_flipped:
+                return value
+            return _other_side(args, value, _kinks(n, args, value, _ROUNDING))
         self.record.append(_differences(n, args, value, stored, self._close(n)))
         if n.target in PRODUCTS:
             return value
@@ -105,7 +116,7 @@ class _Interpreter(fx.Interpreter):
         """The branch that is taken; what was close before it is so within, and the other way round."""
         (condition, taken, other, operands), _ = self.fetch_args_kwargs_from_env(n)
         branch = taken if bool(condition) else other
-        inner = _Interpreter(branch, self.stored, self.dtype, self.record)
+        inner = _Interpreter(branch, self.stored, self.dtype, self.record, self.is_flipped)
         places = branch.graph.find_nodes(op="placeholder")
         inner.close |= _merged(zip(places, map(self._close, n.args[3]), strict=True))  # type: ignore[arg-type]
         values = inner.run(*operands)
@@ -153,13 +164,33 @@ def _differences(node: fx.Node, args: Any, own: Tensor, stored: Stored, close: S
     return Decision(targets(node), where(node), *shares, elements, node.target in PRODUCTS, unit)
 
 
-def _near(node: fx.Node, args: Any, like: Tensor) -> Tensor:
+def _kinks(node: fx.Node, args: Any, value: Tensor, share: float) -> Tensor | None:
+    """Where a call decides by a hair: comparisons, and ReLUs, whose gradient asks whether the result is zero.
+
+    Sides that are equal to the bit, as those of that question are, are no near miss.
+    """
+    if node.target is torch.ops.aten.relu.default:
+        return args[0].abs() <= share * args[0].abs().max()  # type: ignore[no-any-return]
+    if node.target not in COMPARISONS:
+        return None
+    return _near(node, args, value, share) & (torch.as_tensor(args[0]) != torch.as_tensor(args[1]))
+
+
+def _other_side(args: Any, value: Tensor, near: Any) -> Tensor:
+    """What a call would give were its first argument a little larger, or smaller."""
+    if value.dtype is torch.bool:
+        return value ^ near
+    smallest = torch.finfo(value.dtype).tiny
+    return torch.where(near, torch.where(args[0] > 0, 0.0, smallest), value)
+
+
+def _near(node: fx.Node, args: Any, like: Tensor, share: float = _NEAR) -> Tensor:
     """Where the two sides of a comparison are within rounding of each other; nowhere for other calls."""
     if node.target not in COMPARISONS:
         return torch.zeros_like(like, dtype=torch.bool)
     a, b = (torch.as_tensor(side, dtype=torch.float64) for side in args[:2])
     largest = max(float(a.abs().max()), float(b.abs().max()))
-    return ((a - b).abs() <= _NEAR * largest).expand(like.shape)
+    return ((a - b).abs() <= share * largest).expand(like.shape)
 
 
 def rows_of(mask: Tensor, axis: int, rank: int) -> Tensor:
