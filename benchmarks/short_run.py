@@ -75,7 +75,9 @@ def main() -> None:
     }
     print(row)
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine.describe(), **row}, indent=1) + "\n")
+        command = f"python benchmarks/deep.py --data DIR --model {options.model} --batch {options.batch}"
+        content = {"machine": machine.describe() | {"command": command}, **row}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
