@@ -123,12 +123,12 @@ def _bytes_read(operand: fx.Node) -> int:
     shown, held = operand.meta["val"], source.meta["val"]
     if source.target in CONSTANTS or not isinstance(shown, Tensor):
         return 0
-    return min(shown.nbytes, held.nbytes)
+    return int(min(shown.nbytes, held.nbytes))
 
 
 def _bytes_written(node: fx.Node) -> int:
     value = node.meta["val"]
     if isinstance(value, Tensor):
-        return value.nbytes
+        return int(value.nbytes)
     used = {user.args[1] for user in node.users if user.target is operator.getitem}
     return sum(v.nbytes for i, v in enumerate(value) if i in used and v is not None)

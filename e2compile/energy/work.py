@@ -4,7 +4,8 @@ Quantities are named KIND.TYPE and counted one by one: `mac` multiply-accumulate
 other products, `add` additions and whatever else takes an adder's worth of logic (comparisons, choices,
 conversions, bit operations), `special` divisions, roots and transcendental functions. TYPE is that of the
 operands: `mac.int8` is a product of 8-bit operands added to a 32-bit sum. `read.dram` and `write.dram` are
-bytes. `time.host` and `time.device` are seconds, which no graph knows: a run or a model gives them.
+bytes. `time` is the step's seconds, by the clock, and `time.device` those that an accelerator works: no graph
+knows them, a run or a model gives them.
 """
 
 from collections.abc import Callable, Iterable, Mapping
