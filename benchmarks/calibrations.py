@@ -6,7 +6,7 @@ python benchmarks/calibrations.py
 from pathlib import Path
 
 import e2compile.energy
-from e2compile import display
+from e2compile import display_energy
 from e2compile.energy.calibrate import calibrate
 
 LOGS = Path(e2compile.energy.__file__).parent / "logs"
@@ -14,7 +14,7 @@ LOGS = Path(e2compile.energy.__file__).parent / "logs"
 
 def main() -> None:
     for path in sorted(LOGS.glob("*.csv")):
-        display.calibrated(calibrate(path))
+        display_energy.calibrated(calibrate(path))
 
 
 if __name__ == "__main__":

@@ -250,6 +250,64 @@ def export(
 
 
 @app.command
+def energy(
+    program: Path, /, *, prices: str | None = None, run: str | None = None, results: Json = None
+) -> None:
+    """Joules of a training step before the passes and after them. Needs no torch.
+
+    Args:
+        program: A Program folder.
+        prices: A price table: a TOML file, or the name of one that the target has; by default its own.
+        run: Take what this run has executed, instead of what is expected.
+        results: Write the figures to this JSON file.
+    """
+    from e2compile import display_energy
+    from e2compile.bill import bill
+    from e2compile.runtime.export import check_writable, write_json
+
+    check_writable(results)
+    found = bill(program, prices, run)
+    display_energy.billed(found)
+    if results is not None:
+        write_json(results, asdict(found))
+
+
+@app.command
+def calibrate(
+    *,
+    log: Path,
+    target: str = "cpu",
+    output: Output = None,
+    name: str | None = None,
+    without: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
+    inherits: str = "reference",
+    times: bool = True,
+) -> None:
+    """Fit a price table to a measurement log, for --prices. See docs/energy.md for the log's columns.
+
+    Args:
+        log: A CSV file of counted work and measured joules.
+        target: What the log was measured on: whose tables the new one may inherit from.
+        output: The table; by default the log's name with .toml.
+        name: The table's name; by default the log's.
+        without: A column to leave out; may be given several times.
+        inherits: The table that prices what the log does not.
+        times: Fit the log's seconds, too.
+    """
+    from e2compile import display_energy
+    from e2compile.energy.calibrate import calibrate
+    from e2compile.energy.prices import write
+    from e2compile.targets import find
+
+    folder = find(target).prices.parent
+    found = calibrate(log, without, name, times)
+    path = output or Path(f"{found.table.name}.toml")
+    write(found.table, path, inherits, [folder])
+    display_energy.calibrated(found)
+    display.say(f"written to {path}")
+
+
+@app.command
 def passes() -> None:
     """The passes with their options and defaults."""
     from e2compile.options import describe_passes

@@ -16,9 +16,6 @@ from rich.theme import Theme
 
 if TYPE_CHECKING:
     from e2compile.doctor import Finding
-    from e2compile.energy.calibrate import Calibration
-    from e2compile.energy.fit import Errors, Fit
-    from e2compile.energy.prices import Figure
     from e2compile.options import Description
     from e2compile.presets import Preset
     from e2compile.runtime.fit import Event, Results
@@ -264,33 +261,3 @@ def presets(found: "Mapping[str, Preset]") -> None:
 
 def findings(found: "Iterable[Finding]") -> None:
     table((f.name, f"{f.value}{f'  <- {f.problem}' if f.problem else ''}") for f in found)
-
-
-def calibrated(found: "Calibration") -> None:
-    """A fit: coefficients with their bounds, and errors."""
-    table, fits = found.table, [("joules", found.joules, found.table.prices)]
-    if found.seconds is not None:
-        fits.append(("seconds", found.seconds, table.seconds))
-    for what, how, figures in fits:
-        out.print(f"{table.name}: {what}", markup=False, style="bold")
-        _fitted(how, figures)
-
-
-def _fitted(how: "Fit", figures: "Mapping[str, Figure]") -> None:
-    rows = [
-        (
-            f"  {q}",
-            f"{f.value:.4g} {f.unit}, 95 % within {f.low:.3g} to {f.high:.3g}{f.note and '; ' + f.note}",
-        )
-        for q, f in figures.items()
-    ]
-    rows.append(("  condition number", f"{how.condition:.3g}"))
-    rows.append((f"  error of {how.rows} rows fitted", _errors(how.residual)))
-    if how.held_out is not None:
-        rows.append((f"  error of {', '.join(how.held_groups)}, held out", _errors(how.held_out)))
-    rows.append(("  error of each group left out", _errors(how.left_out)))
-    table(rows)
-
-
-def _errors(found: "Errors") -> str:
-    return f"median {found.median:.1%}, 90th percentile {found.p90:.1%}, of the sum {found.total:.1%}"

@@ -20,15 +20,19 @@ class Calibration:
     seconds: Fit | None
 
 
-def calibrate(path: Path, without: tuple[str, ...] = (), name: str | None = None) -> Calibration:
+def calibrate(
+    path: Path, without: tuple[str, ...] = (), name: str | None = None, times: bool = True
+) -> Calibration:
     """The prices that explain a log's joules, and the times that explain its seconds of `time`.
+
+    Without `times` the table says nothing of seconds: they are another machine's, or known better.
 
     Raises UsageError for a log that is damaged or whose columns cannot be told apart: see `fit`.
     """
     log = logs.read(path).without(without)
     joules = fit(log.columns, log.joules, log.groups)
     counted = {q: values for q, values in log.columns.items() if not q.startswith("time")}
-    timed = log.columns.get(TIME)
+    timed = log.columns.get(TIME) if times else None
     seconds = fit(counted, timed, log.groups) if timed is not None and counted else None
     table = Table(
         name or path.stem,
@@ -62,6 +66,6 @@ def _figures(found: Fit, section: str, log: Log) -> dict[str, Figure]:
 def _figure(quantity: str, found: Coefficient, section: str, log: Log, how: Fit) -> Figure:
     unit = unit_of(quantity, section)
     value, low, high = (_UNITS[unit] * v for v in (found.value, found.low, found.high))
-    note = "" if value else f"at its bound: the log does not show it; with 95 % at most {high:.3g} {unit}"
+    note = "" if value else "at its bound: the log does not show it"
     source = f"fitted to {how.rows} rows: {log.about['source']}"
     return Figure(value, unit, Tag.MODELLED, source, log.about["date"], low, high, note)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from e2compile.energy.arithmetic import operations
-from e2compile.energy.work import Amounts, Condition, Item, Work, together
+from e2compile.energy.work import STEP, Amounts, Condition, Item, Work, together
 from e2compile.graph import Kind, StepGraph, entry_points, live_first, targets, where
 from e2compile.guards.batch_axis import Axis, batch_axes
 from e2compile.lower.inline import inlined, live_of
@@ -24,8 +24,6 @@ from e2compile.ops import GUARD
 
 aten = torch.ops.aten
 
-# The name of the share of scheduled steps that are executed; the others are a block's or a layer's own.
-STEP = "step"
 EVALUATION = "evaluation"
 
 _FREE = (*VIEWS, *CONSTANTS, operator.getitem)

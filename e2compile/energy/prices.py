@@ -64,14 +64,15 @@ class Figure:
 
 @dataclass(frozen=True)
 class Line:
-    """A quantity's part of a bill."""
+    """A quantity's part of a sum."""
 
     quantity: str
     amount: float
     figure: Figure
 
     @property
-    def joules(self) -> float:
+    def total(self) -> float:
+        """Joules, or seconds where the figure is a time."""
         return self.amount * self.figure.si
 
 
@@ -90,10 +91,10 @@ class Table:
         if missing:
             raise UsageError(f"the price table {self.name} has no price for {', '.join(sorted(missing))}")
         lines = [Line(q, n, figure) for q, n in amounts.items() if (figure := _find(self.prices, q))]
-        return tuple(sorted(lines, key=lambda line: -line.joules))
+        return tuple(sorted(lines, key=lambda line: -line.total))
 
     def joules(self, amounts: Amounts) -> float:
-        return sum(line.joules for line in self.bill(amounts))
+        return sum(line.total for line in self.bill(amounts))
 
     def time(self, amounts: Amounts) -> tuple[Line, ...]:
         """The seconds that work takes, modelled, as lines of seconds. Raises UsageError as `bill` does."""
@@ -124,6 +125,18 @@ def read(path: Path, folders: Sequence[Path] = ()) -> Table:
     ones in another unit.
     """
     return _read(path, (*folders, SHARED), ())
+
+
+def find(name: str | None, default: Path) -> Table:
+    """A table by the name of one beside the default or of this package, from a TOML file, or the default."""
+    if name is None or name.endswith(".toml"):
+        return read(default if name is None else Path(name), [default.parent])
+    files = [folder / f"{name}.toml" for folder in (default.parent, SHARED)]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        known = sorted(file.stem for folder in (default.parent, SHARED) for file in folder.glob("*.toml"))
+        raise UsageError(f"no price table {name!r}: give a TOML file or one of {', '.join(known)}")
+    return read(found, [default.parent])
 
 
 def _read(path: Path, folders: Sequence[Path], heirs: tuple[str, ...]) -> Table:
@@ -169,6 +182,16 @@ def _figure(entry: Any, quantity: str, section: str, path: Path) -> Figure:
     if not (figure.source and figure.date):
         raise UsageError(f"{place} has no source or no date")
     return figure
+
+
+def write(table: Table, path: Path, inherits: str, folders: Sequence[Path] = ()) -> None:
+    """Write a table that inherits from another. Raises UsageError where there is none of that name."""
+    path.write_text(text(table, inherits))
+    try:
+        read(path, folders)
+    except UsageError:
+        path.unlink()
+        raise
 
 
 def text(table: Table, inherits: str | None = None) -> str:

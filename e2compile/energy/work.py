@@ -16,6 +16,9 @@ from e2compile.errors import UsageError
 
 Amounts = dict[str, float]
 
+# The name of the share of scheduled steps that are executed; the others are a block's or a layer's own.
+STEP = "step"
+
 
 @dataclass(frozen=True)
 class Condition:

@@ -6,8 +6,8 @@ import pytest
 from torch import nn
 
 from e2compile.energy.arithmetic import RULES
-from e2compile.energy.count import STEP, count, count_evaluation, keep_share
-from e2compile.energy.work import Amounts, Condition, Work, from_rows, to_rows
+from e2compile.energy.count import count, count_evaluation, keep_share
+from e2compile.energy.work import STEP, Amounts, Condition, Work, from_rows, to_rows
 from e2compile.errors import UsageError
 from e2compile.lower.kinds import CONSTANTS, OPERATORS
 from e2compile.lower.views import VIEWS

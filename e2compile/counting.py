@@ -1,0 +1,48 @@
+"""The work of a training graph's stages, as its Program keeps it, and what of it is expected to run."""
+
+from typing import Any
+
+from e2compile.energy.count import count, count_evaluation, keep_share
+from e2compile.energy.prices import Tag
+from e2compile.energy.work import STEP, Item, Work, to_rows
+from e2compile.graph import StepGraph
+from e2compile.passes import LayerGate
+from e2compile.pipeline import TrainingGraph
+
+SCHEMA = 1
+
+
+def counted(graph: TrainingGraph) -> dict[str, Any]:
+    """What `report/work.json` holds: the step before the passes and after them, and phases of each stage."""
+    before = count(graph.captured)
+    stages = [("captured", before)]
+    for stage in graph.stages:
+        if isinstance(stage.graph, StepGraph) and stage.graph is not graph.captured:
+            stages.append((stage.name, count(stage.graph)))
+    after = stages[-1][1]
+    return {
+        "schema": SCHEMA,
+        "before": to_rows(before),
+        "after": to_rows(after),
+        "stages": [[name, to_rows(work.merged(_phase))] for name, work in stages],
+        "evaluation": to_rows(count_evaluation(graph.evaluation_step)),
+        "shares": _shares(graph, after),
+    }
+
+
+def _phase(item: Item) -> Item:
+    return Item(item.phase, "", "", "", item.amounts, item.when)
+
+
+def _shares(graph: TrainingGraph, work: Work) -> dict[str, list[Any]]:
+    """Each condition's expected share, how it is known, and from what."""
+    gates = [item for item in graph.passes if isinstance(item, LayerGate)]
+    shares: dict[str, list[Any]] = {}
+    for name in sorted(work.symbols):
+        if name == STEP:
+            shares[name] = [keep_share(graph.step), Tag.MODELLED, "1 - smd.p"]
+        elif gates and name.startswith(f"{LayerGate.name}."):
+            shares[name] = [1 - gates[0].target_skip, Tag.ASSUMED, "1 - slu.target_skip"]
+        else:
+            shares[name] = [1.0, Tag.ASSUMED, "the most there can be"]
+    return shares
