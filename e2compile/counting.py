@@ -4,7 +4,7 @@ from typing import Any
 
 from e2compile.energy.count import count, count_evaluation, keep_share
 from e2compile.energy.prices import Tag
-from e2compile.energy.work import STEP, Item, Work, to_rows
+from e2compile.energy.work import STEP, Item, to_rows
 from e2compile.graph import StepGraph
 from e2compile.passes import LayerGate
 from e2compile.pipeline import TrainingGraph
@@ -14,19 +14,28 @@ SCHEMA = 1
 
 def counted(graph: TrainingGraph) -> dict[str, Any]:
     """What `report/work.json` holds: the step before the passes and after them, and phases of each stage."""
-    before = count(graph.captured)
+    before = count(graph.captured, planned=True)
+    after = before if graph.step is graph.captured else count(graph.step, planned=True)
     stages = [("captured", before)]
-    for stage in graph.stages:
-        if isinstance(stage.graph, StepGraph) and stage.graph is not graph.captured:
-            stages.append((stage.name, count(stage.graph)))
-    after = stages[-1][1]
+    steps = [(s.name, s.graph) for s in graph.stages if isinstance(s.graph, StepGraph)]
+    for i, (name, step) in enumerate(steps):
+        if step is graph.captured:
+            continue
+        if step is graph.step:
+            stages.append((name, after))
+        elif STEP in after.symbols and i == len(steps) - 2:  # a root guard changes nothing inside
+            stages.append((name, after.inside(STEP)))
+        else:
+            stages.append((name, count(step, planned=True)))
+    evaluation = count_evaluation(graph.evaluation_step, planned=True)
+    symbols = evaluation.symbols.union(*(work.symbols for _, work in stages))
     return {
         "schema": SCHEMA,
         "before": to_rows(before),
         "after": to_rows(after),
         "stages": [[name, to_rows(work.merged(_phase))] for name, work in stages],
-        "evaluation": to_rows(count_evaluation(graph.evaluation_step)),
-        "shares": _shares(graph, after),
+        "evaluation": to_rows(evaluation),
+        "shares": _shares(graph, symbols),
     }
 
 
@@ -34,11 +43,11 @@ def _phase(item: Item) -> Item:
     return Item(item.phase, "", "", "", item.amounts, item.when)
 
 
-def _shares(graph: TrainingGraph, work: Work) -> dict[str, list[Any]]:
+def _shares(graph: TrainingGraph, symbols: frozenset[str]) -> dict[str, list[Any]]:
     """Each condition's expected share, how it is known, and from what."""
     gates = [item for item in graph.passes if isinstance(item, LayerGate)]
     shares: dict[str, list[Any]] = {}
-    for name in sorted(work.symbols):
+    for name in sorted(symbols):
         if name == STEP:
             shares[name] = [keep_share(graph.step), Tag.MODELLED, "1 - smd.p"]
         elif gates and name.startswith(f"{LayerGate.name}."):

@@ -51,10 +51,11 @@ def billed(found: "Bill") -> None:
     display.table(
         [
             ("prices", f"{found.table}: {found.about}"),
-            ("counts", "analytic: of the graph's operators, nothing fused; seconds modelled"),
+            ("counts", "planned: bytes as kernels are fused, operations of the graph; seconds modelled"),
             *(("accelerator", source) for source in (found.device,) if source),
             ("a step before", _side(before)),
             ("a step after", f"{_side(after)}, {_ratio(after.joules, before.joules)}"),
+            ("its prices", _known(after)),
             ("an evaluated batch", joules(found.evaluation)),
             *_run(found),
         ]
@@ -62,7 +63,9 @@ def billed(found: "Bill") -> None:
     _section("by stage", ((name, joules(value)) for name, value in found.stages))
     _section("by phase", _compared(before.phases, after.phases, len(before.phases) + len(after.phases)))
     _section("by layer, the dearest", _compared(before.layers, after.layers, _LAYERS))
-    _section("after, by quantity", _priced(after))
+    sources = list(dict.fromkeys(f"{line.figure.source} ({line.figure.date})" for line in after.lines))
+    _section("after, by quantity: modelled amounts times prices", _priced(after, sources))
+    _section("sources of prices", ((f"[{i}]", source) for i, source in enumerate(sources, 1)))
     _section("shares", ((n, f"{s.value:.1%}, {s.tag}: {s.source}") for n, s in found.shares.items()))
 
 
@@ -106,8 +109,17 @@ def _compared(
         yield label, f"{joules(before.get(label, 0.0)):>9} to {joules(after.get(label, 0.0)):>9}"
 
 
-def _priced(side: "Side") -> "Iterator[tuple[str, str]]":
+def _known(side: "Side") -> str:
+    """How well the prices are known that make up the joules; the amounts themselves are modelled."""
+    sums: dict[str, float] = {}
+    for line in side.lines:
+        sums[line.figure.tag] = sums.get(line.figure.tag, 0.0) + line.total
+    return ", ".join(f"{tag} {value / side.joules:.1%}" for tag, value in sums.items())
+
+
+def _priced(side: "Side", sources: list[str]) -> "Iterator[tuple[str, str]]":
     for line in side.lines:
         figure = line.figure
         price = f"{line.amount:.4g} x {figure.value:.4g} {figure.unit}"
-        yield line.quantity, f"{joules(line.total):>9} = {price}, {figure.tag}: {figure.source}"
+        number = sources.index(f"{figure.source} ({figure.date})") + 1
+        yield line.quantity, f"{joules(line.total):>9} = {price}, {figure.tag} [{number}]"

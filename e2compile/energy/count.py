@@ -1,8 +1,9 @@
-"""Counting: the work of every call of a step graph, before anything is built (the *analytic* level).
+"""Counting: the work of every call of a step graph, before anything is built.
 
-Each call reads its operands from DRAM and writes its results there, once: fusion, caches and scratchpads are
-not seen, so bytes are an upper bound of what a program moves. Views and constants are free. Not counted:
-instruction fetch, addresses, the host's part of a step, the loading of data, leakage.
+At the *analytic* level each call reads its operands from DRAM and writes its results there, once. At the
+*planned* level kernels do, as the lowering fuses them; operations are the same. Caches and scratchpads are
+not seen: bytes are an upper bound of what a program moves. Views and constants are free. Not counted:
+instruction fetch, addresses, values computed again rather than stored, the loading of data, leakage.
 """
 
 import operator
@@ -11,15 +12,16 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from e2compile.energy.arithmetic import operations
+from e2compile.energy.traffic import Fused, Traffic, Unfused
 from e2compile.energy.work import STEP, Amounts, Condition, Item, Work, together
 from e2compile.graph import Kind, StepGraph, entry_points, live_first, targets, where
 from e2compile.guards.batch_axis import Axis, batch_axes
 from e2compile.lower.inline import inlined, live_of
 from e2compile.lower.kinds import CONSTANTS
-from e2compile.lower.views import VIEWS, source_of
+from e2compile.lower.views import VIEWS
 from e2compile.ops import GUARD
 
 aten = torch.ops.aten
@@ -29,7 +31,7 @@ EVALUATION = "evaluation"
 _FREE = (*VIEWS, *CONSTANTS, operator.getitem)
 
 
-def count(step: StepGraph) -> Work:
+def count(step: StepGraph, planned: bool = False) -> Work:
     """The work of a scheduled step.
 
     Its conditions are `step`, where steps may be dropped, the name of a guard, like `slu.0`, and that of a
@@ -38,15 +40,15 @@ def count(step: StepGraph) -> Work:
     Raises CompileError for operators of which no work is known.
     """
     entries = entry_points(step)
-    work = _count(inlined(entries.step))
+    work = _count(inlined(entries.step), planned)
     if entries.keep is None:
         return work
-    return together([_count(entries.keep), work.under(Condition(STEP))])
+    return together([_count(entries.keep, planned), work.under(Condition(STEP))])
 
 
-def count_evaluation(step: StepGraph) -> Work:
+def count_evaluation(step: StepGraph, planned: bool = False) -> Work:
     """The work of one batch's evaluation."""
-    return Work(tuple(replace(item, phase=EVALUATION) for item in _count(inlined(step)).items))
+    return Work(tuple(replace(item, phase=EVALUATION) for item in _count(inlined(step), planned).items))
 
 
 def keep_share(step: StepGraph) -> float | None:
@@ -59,12 +61,13 @@ def keep_share(step: StepGraph) -> float | None:
     return 1 - float(dropped)
 
 
-def _count(flat: StepGraph) -> Work:
-    return Work(tuple(_Counter(flat).items())).merged()
+def _count(flat: StepGraph, planned: bool) -> Work:
+    return Work(tuple(_Counter(flat, Fused(flat) if planned else Unfused()).items())).merged()
 
 
 class _Counter:
-    def __init__(self, flat: StepGraph) -> None:
+    def __init__(self, flat: StepGraph, traffic: Traffic) -> None:
+        self.traffic = traffic
         self.graph = flat.graph
         self.names = _fallbacks(flat)
         is_guarded = any(live_of(node) for node in self.graph.nodes)
@@ -78,10 +81,10 @@ class _Counter:
 
     def _of(self, node: fx.Node) -> Iterator[Item]:
         """What grows with the live samples, and what is done once for all of them."""
-        reads = {operand: _bytes_read(operand) for operand in node.all_input_nodes}
+        reads = self.traffic.reads(node)
         of_batch = {n: size for n, size in reads.items() if self.axes.get(n) is None}
-        by_sample = self._is_by_sample(node) or len(of_batch) < len(reads)
-        written = _bytes_written(node)
+        by_sample = any(map(self._is_by_sample, [node, *node.all_input_nodes]))
+        written = self.traffic.writes(node)
         rows: Amounts = dict(operations(node))
         whole: Amounts = {"read.dram": sum(of_batch.values())}
         rows["read.dram"] = sum(reads.values()) - whole["read.dram"]
@@ -113,20 +116,3 @@ def _fallbacks(flat: StepGraph) -> dict[fx.Node, str]:
                 node = node.args[node.target is aten.where.self]  # type: ignore[assignment]
             names[node] = slot.target.removesuffix(".fallback")
     return names
-
-
-def _bytes_read(operand: fx.Node) -> int:
-    """A view is read as what it shows of its source, or as the source where it shows some of it again."""
-    source = source_of(operand)[0]
-    shown, held = operand.meta["val"], source.meta["val"]
-    if source.target in CONSTANTS or not isinstance(shown, Tensor):
-        return 0
-    return int(min(shown.nbytes, held.nbytes))
-
-
-def _bytes_written(node: fx.Node) -> int:
-    value = node.meta["val"]
-    if isinstance(value, Tensor):
-        return int(value.nbytes)
-    used = {user.args[1] for user in node.users if user.target is operator.getitem}
-    return sum(v.nbytes for i, v in enumerate(value) if i in used and v is not None)

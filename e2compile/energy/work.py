@@ -73,6 +73,11 @@ class Work:
         """The work where it is done under one condition more."""
         return Work(tuple(replace(item, when=(condition, *item.when)) for item in self.items))
 
+    def inside(self, name: str) -> "Work":
+        """What is done under a condition, without it."""
+        guarded = [item for item in self.items if item.when and item.when[0] == Condition(name)]
+        return Work(tuple(replace(item, when=item.when[1:]) for item in guarded))
+
     def totals(self) -> Amounts:
         """The sum of each quantity. Raises UsageError where a share is not known."""
         if self.symbols:
