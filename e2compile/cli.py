@@ -273,6 +273,44 @@ def energy(
 
 
 @app.command
+def measure(
+    program: Path,
+    /,
+    *,
+    meter: Literal["rapl", "hwmon", "csv"],
+    output: Output = None,
+    seconds: Annotated[float, Parameter(validator=Number(gt=0))] = 10.0,
+    repeats: Positive = 5,
+    meter_file: Path | None = None,
+    rails: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
+    device: str | None = None,
+) -> None:
+    """Measure the joules of a program's step on this machine, as rows of a log for calibrate.
+
+    Args:
+        program: A Program folder.
+        meter: rapl (the processor's counters), hwmon (a board's power rails) or csv (an external meter).
+        output: The log; rows are added to one that is there. By default measured.csv.
+        seconds: How long each part is run in one go.
+        repeats: How often.
+        meter_file: What an external meter writes: CSV with the columns seconds (since 1970) and watts.
+        rails: A rail of hwmon to take; by default all are added up.
+        device: As for train.
+    """
+    from e2compile import display_energy
+    from e2compile.energy import meters
+    from e2compile.measure import append, measure
+
+    chosen, loaded, path = (
+        meters.meter(meter, meter_file, rails),
+        load(program, device),
+        output or Path("measured.csv"),
+    )
+    append(path, measure(loaded, chosen, seconds, repeats, display_energy.measured), loaded, chosen)
+    display.say(f"written to {path}")
+
+
+@app.command
 def calibrate(
     *,
     log: Path,

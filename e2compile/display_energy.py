@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from e2compile.energy.calibrate import Calibration
     from e2compile.energy.fit import Errors, Fit
     from e2compile.energy.prices import Figure
+    from e2compile.measure import Part
 
 _LAYERS = 12
 _PREFIXES = ((1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"), (1e-12, "p"))
@@ -123,3 +124,12 @@ def _priced(side: "Side", sources: list[str]) -> "Iterator[tuple[str, str]]":
         price = f"{line.amount:.4g} x {figure.value:.4g} {figure.unit}"
         number = sources.index(f"{figure.source} ({figure.date})") + 1
         yield line.quantity, f"{joules(line.total):>9} = {price}, {figure.tag} [{number}]"
+
+
+def measured(part: "Part") -> None:
+    """A part as it has been measured."""
+    reading = part.reading
+    each = f", {joules(reading.joules / part.calls)} each" if part.name != "idle" and part.calls else ""
+    rate = f", read {reading.hz:.0f} times a second" if reading.hz else ""
+    what = f"{part.name:<9} {part.watts:8.3f} W measured for {reading.seconds:.1f} s{rate}"
+    display.say(f"{what}; {part.calls} calls{each}")

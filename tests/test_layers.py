@@ -19,6 +19,7 @@ FLOORS = {
     "e2compile.compiler": 6,
     "e2compile.counting": 6,
     "e2compile.doctor": 6,
+    "e2compile.measure": 6,
     "e2compile.options": 6,
     "e2compile.presets": 6,
     "e2compile.schedule": 6,
