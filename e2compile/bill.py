@@ -17,7 +17,13 @@ from e2compile.targets.vta.target import FPGA
 
 WORK, COMPILED = "report/work.json", "report/compile.json"
 DEVICE = "time.device"
-_PRODUCT = "mac.int8"  # what an accelerator does
+# What an accelerator does: its operators by the graph's.
+_PRODUCT = "mac.int8"
+_OPERATORS = {
+    "e2.integer_convolution": "forward",
+    "e2.integer_input_gradient": "input_gradient",
+    "e2.integer_weight_gradient": "weight_gradient",
+}
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ def bill(folder: Path, table: str | None = None, run: str | None = None) -> Bill
     cashier = _Cashier(
         prices.find(table, target.prices),
         {name: share.value for name, share in shares.items()},
-        0.0 if array is None else array.seconds_of_one(after),
+        {} if array is None else array.seconds(after),
     )
     return Bill(
         manifest.target,
@@ -110,16 +116,17 @@ def bill(folder: Path, table: str | None = None, run: str | None = None) -> Bill
 
 @dataclass(frozen=True)
 class _Cashier:
-    """Prices work: shares filled in, seconds modelled, `device` of them for a product on an accelerator."""
+    """Prices work: shares filled in, seconds modelled, `device` of them for an operator's product there."""
 
     table: Table
     shares: dict[str, float]
-    device: float
+    device: dict[str, float]
 
     def amounts(self, work: Work) -> Amounts:
         """The work's quantities with its seconds. The host waits while an accelerator works."""
-        counted = work.at(self.shares).totals()
-        device = self.device * counted.get(_PRODUCT, 0)
+        executed = work.at(self.shares)
+        counted = executed.totals()
+        device = sum(self.device.get(i.operator, 0) * i.amounts.get(_PRODUCT, 0) for i in executed.items)
         host = sum(line.total for line in self.table.time(counted)) if TIME in self.table.prices else 0
         timed = {TIME: host + device, DEVICE: device} if TIME in self.table.prices else {}
         return counted | {quantity: seconds for quantity, seconds in timed.items() if seconds}
@@ -146,10 +153,10 @@ class _Cashier:
 
 @dataclass(frozen=True)
 class _Array:
-    """An FPGA program's array: its cycles in one step, of which each operator's run is known."""
+    """An FPGA program's array: cycles of its operators in a step in which everything is executed."""
 
     config: Any
-    cycles: int
+    cycles: dict[str, int]
     source: str
 
     @staticmethod
@@ -159,15 +166,19 @@ class _Array:
 
         found = table.read(folder)
         calls = Counter(json.loads((folder / COMPILED).read_text())["called"]["step"])
-        cycles = sum(calls[o.name] * o.groups * sum(run.cycles for run in o.runs) for o in found.operators)
+        cycles: Counter[str] = Counter()
+        for operator in found.operators:
+            once = operator.groups * sum(run.cycles for run in operator.runs)
+            cycles[operator.what] += calls[operator.name] * once
         source = f"the cycle model of the streams; a read's latency: {LATENCIES[found.config.target].source}"
         return _Array(found.config, cycles, source)
 
-    def seconds_of_one(self, work: Work) -> float:
-        """Seconds of an integer product, on average over a step in which everything is executed."""
-        products = work.at(dict.fromkeys(work.symbols, 1.0)).totals().get(_PRODUCT, 0)
-        seconds: float = self.cycles / self.config.board.clock_hz
-        return seconds / products if products else 0.0
+    def seconds(self, work: Work) -> dict[str, float]:
+        """Seconds of one product of each of the graph's operators, on average over a step."""
+        parts = work.at(dict.fromkeys(work.symbols, 1.0)).by(lambda item: item.operator)
+        products = {name: parts[name].totals()[_PRODUCT] for name in _OPERATORS if name in parts}
+        clock = self.config.board.clock_hz
+        return {name: self.cycles[_OPERATORS[name]] / clock / count for name, count in products.items()}
 
 
 def _results(folder: Path, run: str) -> dict[str, Any]:

@@ -40,7 +40,9 @@ def counted(graph: TrainingGraph) -> dict[str, Any]:
 
 
 def _phase(item: Item) -> Item:
-    return Item(item.phase, "", "", "", item.amounts, item.when)
+    """Without its place; what an accelerator may do keeps its name."""
+    operator = item.operator if "mac.int8" in item.amounts else ""
+    return Item(item.phase, "", "", operator, item.amounts, item.when)
 
 
 def _shares(graph: TrainingGraph, symbols: frozenset[str]) -> dict[str, list[Any]]:

@@ -1,25 +1,33 @@
 """What a program's step costs: expected and executed shares, tables, and both verbs of the command line."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
+import e2compile
 from e2compile.bill import bill
 from e2compile.energy.prices import Tag
 from e2compile.errors import UsageError
+from e2compile.passes import SignPredict
+from e2compile.targets import FPGA
 from tests.commands import run
+from tests.small import BATCH, small
 from tests.sources import ROOT
 
 LOG = ROOT / "e2compile" / "energy" / "logs" / "x86_server.csv"
 
 
-def finished(folder: Path, scheduled: int, executed: int) -> None:
+def finished(
+    folder: Path, scheduled: int, executed: int, fallback: Mapping[str, float] = MappingProxyType({})
+) -> None:
     """A run's results without its training."""
     results = {"steps_scheduled": scheduled, "steps_executed": executed, "seconds": 2.0}
     (folder / "runs" / "done").mkdir(parents=True)
     (folder / "runs" / "done" / "results.json").write_text(
-        json.dumps(results | {"executed": {}, "fallback": {}, "predicted": {}})
+        json.dumps(results | {"executed": {}, "fallback": dict(fallback)})
     )
 
 
@@ -101,3 +109,26 @@ def test_calibrate_refuses_what_it_cannot_inherit(tmp_path: Path, capsys: pytest
     assert run("calibrate", "--log", LOG, "--output", path, "--inherits", "gold") == 2
     assert "inherits from 'gold'" in capsys.readouterr().err
     assert not path.exists()
+
+
+def test_an_arrays_seconds_are_those_that_the_simulator_counts(tmp_path: Path) -> None:
+    """On a step in which every layer falls back, and on one in which none does."""
+    folder = tmp_path / "fpga"
+    graph = small().apply(SignPredict(fallback="layer", unsure_limit=1.0))
+    program = e2compile.compile(graph, "fpga", folder, verify=False, cache=False)
+    found = e2compile.load(folder, "simulator")
+    batch = [tensor.numpy() for tensor in BATCH]
+    assert program.manifest.target == "fpga"
+    counters = found.execute(batch).counters
+    assert {float(v) for name, v in counters.items() if name.endswith(".fallback")} == {0.0}
+    fallback = {name.removesuffix(".fallback"): 0.0 for name in counters if name.endswith(".fallback")}
+    finished(folder, 1, 1, fallback)
+    rarely, always = bill(folder, run="done"), bill(folder)
+    clock = FPGA.config.board.clock_hz
+    assert rarely.after.device_seconds == pytest.approx(found.driver.cycles / clock)
+    assert always.after.device_seconds > rarely.after.device_seconds
+    assert rarely.after.seconds > rarely.after.device_seconds
+    assert rarely.before.device_seconds == 0
+    assert (rarely.table, rarely.target) == ("pynq", "fpga")
+    watts = {line.quantity: line.figure for line in rarely.after.lines}["time"]
+    assert (watts.tag, watts.unit) == (Tag.MEASURED, "W")
