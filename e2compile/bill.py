@@ -37,7 +37,10 @@ class Share:
 
 @dataclass(frozen=True)
 class Side:
-    """A scheduled step's joules and seconds: `lines` by quantity with prices, the rest joules by label."""
+    """A scheduled step's joules and seconds: `lines` by quantity with prices, the rest joules by label.
+
+    All of them are modelled, whatever the tags of the prices: so are the amounts.
+    """
 
     joules: float
     seconds: float
@@ -46,16 +49,18 @@ class Side:
     phases: dict[str, float]
     layers: dict[str, float]
     places: dict[str, float]
+    tag: Tag = Tag.MODELLED
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a training run has executed; `seconds` are the machine's that ran it, all in all."""
+    """What a training run has executed; `seconds` are those of the machine that ran it, with all it did."""
 
     name: str
     scheduled: int
     executed: int
     seconds: float
+    tag: Tag = Tag.MEASURED
 
 
 @dataclass(frozen=True)

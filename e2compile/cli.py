@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
-from cyclopts.validators import Number
 
-from e2compile import __version__, display, load
+from e2compile import __version__, cli_energy, display, load
+from e2compile.arguments import Flag, Json, Output, Positive, Seed
 from e2compile.collector import paused
 from e2compile.errors import E2CompileError, MissingError, UsageError
 
@@ -23,13 +23,6 @@ _HELP = "Compile the training step of a PyTorch CNN so that it does not execute 
 _INTERRUPTED = 130
 # What a user can mend without knowing this code.
 _DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
-
-Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
-Positive = Annotated[int, Parameter(validator=Number(gte=1))]
-Seed = Annotated[int, Parameter(validator=Number(gte=0, lt=2**63))]
-
-Output = Annotated[Path | None, Parameter(name=["--output", "-o"])]
-Json = Annotated[Path | None, Parameter(name="--json")]
 
 
 @Parameter(name="*")
@@ -57,6 +50,10 @@ app = App(
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
 )
+
+
+for verb in (cli_energy.energy, cli_energy.measure, cli_energy.calibrate):
+    app.command(verb)
 
 
 @app.default
@@ -247,102 +244,6 @@ def export(
     state = choose_state(loaded, which.run, which.best, which.initial)
     path = output or Path(f"{program.resolve().name}.{format}")
     display.say(f"{save_weights(loaded, path)} tensors of {state} written to {path}")
-
-
-@app.command
-def energy(
-    program: Path, /, *, prices: str | None = None, run: str | None = None, results: Json = None
-) -> None:
-    """Joules of a training step before the passes and after them. Needs no torch.
-
-    Args:
-        program: A Program folder.
-        prices: A price table: a TOML file, or the name of one that the target has; by default its own.
-        run: Take what this run has executed, instead of what is expected.
-        results: Write the figures to this JSON file.
-    """
-    from e2compile import display_energy
-    from e2compile.bill import bill
-    from e2compile.runtime.export import check_writable, write_json
-
-    check_writable(results)
-    found = bill(program, prices, run)
-    display_energy.billed(found)
-    if results is not None:
-        write_json(results, asdict(found))
-
-
-@app.command
-def measure(
-    program: Path,
-    /,
-    *,
-    meter: Literal["rapl", "hwmon", "csv"],
-    output: Output = None,
-    seconds: Annotated[float, Parameter(validator=Number(gt=0))] = 10.0,
-    repeats: Positive = 5,
-    meter_file: Path | None = None,
-    rails: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
-    device: str | None = None,
-) -> None:
-    """Measure the joules of a program's step on this machine, as rows of a log for calibrate.
-
-    Args:
-        program: A Program folder.
-        meter: rapl (the processor's counters), hwmon (a board's power rails) or csv (an external meter).
-        output: The log; rows are added to one that is there. By default measured.csv.
-        seconds: How long each part is run in one go.
-        repeats: How often.
-        meter_file: What an external meter writes: CSV with the columns seconds (since 1970) and watts.
-        rails: A rail of hwmon to take; by default all are added up.
-        device: As for train.
-    """
-    from e2compile import display_energy
-    from e2compile.energy import meters
-    from e2compile.measure import append, measure
-
-    chosen, loaded, path = (
-        meters.meter(meter, meter_file, rails),
-        load(program, device),
-        output or Path("measured.csv"),
-    )
-    append(path, measure(loaded, chosen, seconds, repeats, display_energy.measured), loaded, chosen)
-    display.say(f"written to {path}")
-
-
-@app.command
-def calibrate(
-    *,
-    log: Path,
-    target: str = "cpu",
-    output: Output = None,
-    name: str | None = None,
-    without: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
-    inherits: str = "reference",
-    times: bool = True,
-) -> None:
-    """Fit a price table to a measurement log, for --prices. See docs/energy.md for the log's columns.
-
-    Args:
-        log: A CSV file of counted work and measured joules.
-        target: What the log was measured on: whose tables the new one may inherit from.
-        output: The table; by default the log's name with .toml.
-        name: The table's name; by default the log's.
-        without: A column to leave out; may be given several times.
-        inherits: The table that prices what the log does not.
-        times: Fit the log's seconds, too.
-    """
-    from e2compile import display_energy
-    from e2compile.energy.calibrate import calibrate
-    from e2compile.energy.prices import write
-    from e2compile.targets import find
-
-    folder = find(target).prices.parent
-    found = calibrate(log, without, name, times)
-    path = output or Path(f"{found.table.name}.toml")
-    write(found.table, path, inherits, [folder])
-    display_energy.calibrated(found)
-    display.say(f"written to {path}")
 
 
 @app.command

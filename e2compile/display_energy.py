@@ -77,7 +77,8 @@ def joules(value: float) -> str:
 
 def _side(side: "Side") -> str:
     device = f", {side.device_seconds:.3g} s of them on the array" if side.device_seconds else ""
-    return f"{joules(side.joules)} in {side.seconds:.3g} s{device}" if side.seconds else joules(side.joules)
+    seconds = f" in {side.seconds:.3g} s{device}" if side.seconds else ""
+    return f"{joules(side.joules)}{seconds}, {side.tag}"
 
 
 def _ratio(after: float, before: float) -> str:
@@ -88,10 +89,8 @@ def _run(found: "Bill") -> Iterator[tuple[str, str]]:
     run = found.run
     if run is None:
         return
-    yield (
-        f"run {run.name}",
-        f"{joules(found.after.joules * run.scheduled)} for {run.scheduled:,} scheduled steps",
-    )
+    whole = f"{joules(found.after.joules * run.scheduled)}, {found.after.tag}"
+    yield f"run {run.name}", f"{whole}, for {run.scheduled:,} scheduled steps"
     yield "", f"{run.executed:,} of them executed; {run.seconds:.1f} s measured, with data and evaluation"
 
 

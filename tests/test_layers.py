@@ -11,6 +11,8 @@ from tests.sources import PLACES, imports, modules
 FLOORS = {
     "e2compile.__main__": 8,
     "e2compile.cli": 7,
+    "e2compile.arguments": 7,
+    "e2compile.cli_energy": 7,
     "e2compile.display": 7,
     "e2compile.display_energy": 7,
     "e2compile.artefact": 6,

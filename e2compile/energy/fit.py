@@ -63,10 +63,9 @@ def fit(columns: Mapping[str, Floats], measured: Floats, groups: Sequence[str]) 
 
     Raises UsageError for what cannot be told apart, with the columns and the measurements that would mend it.
     """
+    if not columns:
+        raise UsageError("the log has no column but joules")
     names, matrix = list(columns), np.stack(list(columns.values()), 1)
-    empty = [name for name in names if not columns[name].any()]
-    if empty:
-        raise UsageError(f"nothing was done of {', '.join(empty)} in any row: leave the column out")
     labels = np.array(groups)
     ordered = sorted(set(groups))
     held = tuple(ordered[1::3]) if len(ordered) >= _FEWEST_GROUPS else ()
@@ -75,6 +74,9 @@ def fit(columns: Mapping[str, Floats], measured: Floats, groups: Sequence[str]) 
         raise UsageError(
             f"{used.sum()} rows are too few for {len(names)} coefficients: measure {2 * len(names)} or more"
         )
+    empty = [name for name in names if not columns[name][used].any()]
+    if empty:
+        raise UsageError(f"nothing was done of {', '.join(empty)} in any row that is fitted: leave it out")
     condition = _condition(names, matrix[used] / measured[used, None])
     values = _solve(matrix[used], measured[used])
     predicted = matrix @ values
