@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
-from cyclopts.validators import Number
 
-from e2compile import __version__, display, load
+from e2compile import __version__, cli_energy, display, load
+from e2compile.arguments import Address, Flag, Json, Output, Positive, Seed
 from e2compile.collector import paused
 from e2compile.errors import E2CompileError, MissingError, UsageError
 
@@ -23,13 +23,6 @@ _HELP = "Compile the training step of a PyTorch CNN so that it does not execute 
 _INTERRUPTED = 130
 # What a user can mend without knowing this code.
 _DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
-
-Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
-Positive = Annotated[int, Parameter(validator=Number(gte=1))]
-Seed = Annotated[int, Parameter(validator=Number(gte=0, lt=2**63))]
-
-Output = Annotated[Path | None, Parameter(name=["--output", "-o"])]
-Json = Annotated[Path | None, Parameter(name="--json")]
 
 
 @Parameter(name="*")
@@ -57,6 +50,10 @@ app = App(
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
 )
+
+
+for verb in (cli_energy.energy, cli_energy.measure, cli_energy.calibrate):
+    app.command(verb)
 
 
 @app.default
@@ -235,7 +232,7 @@ def export(
     output: Output = None,
     which: Which = _NEWEST,
     data: str | None = None,
-    base: Annotated[int | None, Parameter(validator=Number(gte=0, lt=2**32))] = None,
+    base: Address = None,
 ) -> None:
     """Write the weights for PyTorch: model.load_state_dict(safetensors.torch.load_file(FILE)).
 

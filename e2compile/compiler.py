@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from e2compile import __version__, artefact, optimizer
 from e2compile.cache import Cache, folder, source_digest
 from e2compile.collector import paused, skip_the_last
+from e2compile.counting import counted
 from e2compile.errors import MissingError
 from e2compile.graph import Slot, StepGraph, entry_points
 from e2compile.pipeline import TrainingGraph, forward_text, settings_text
@@ -110,6 +112,7 @@ def _build(
 
     for number, stage in enumerate(graph.stages):
         artefact.write_stage(place / "graphs", number, stage)
+    artefact.write_json(place / "report" / "work.json", counted(graph), indent=None)
     entries = entry_points(graph.step)
     functions = {"step": entries.step, "evaluate": graph.evaluation_step}
     if entries.keep is not None:
@@ -123,6 +126,7 @@ def _build(
     clock.notes["kernels"] = len(lowering.generated)
     clock.notes["calls"] = {name: len(s.kernels) for name, s in lowering.schedules.items()}
     clock.notes["lines"] = lowering.lines()
+    clock.notes["called"] = {name: Counter(called) for name, called in lowering.called.items()}
     clock.notes["planned_bytes"] = planned_bytes(module)
     clock.done("lowered")
     (place / "program").mkdir()

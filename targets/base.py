@@ -52,6 +52,10 @@ class Target(Protocol):
     @property
     def kernels(self) -> Kernels: ...
 
+    @property
+    def prices(self) -> Path:
+        """The price table of what the program runs on, by default; others lie beside it."""
+
     def configured(self, configuration: str) -> Target:
         """The target in another configuration. Raises UsageError where there is none of that name."""
 

@@ -139,6 +139,15 @@ def test_a_program_trains_and_is_evaluated_without_torch(
     assert json.loads((tmp_path / "evaluate.json").read_text())["accuracy"] == results["accuracy"]
 
 
+def test_energy_is_priced_and_calibrated_without_torch(
+    device: Path, program_folder: Path, tmp_path: Path
+) -> None:
+    assert "joules" in run(device, "-m", "e2compile", "energy", str(program_folder), cwd=tmp_path)
+    log = PLACES["e2compile"] / "energy" / "logs" / "zcu102_dpu.csv"
+    options = ("--target", "fpga", "--inherits", "zynq")
+    assert "written" in run(device, "-m", "e2compile", "calibrate", "--log", str(log), *options, cwd=tmp_path)
+
+
 def test_targets_are_listed_without_torch(device: Path, tmp_path: Path) -> None:
     assert "cpu" in run(device, "-m", "e2compile", "targets", cwd=tmp_path)
 

@@ -28,6 +28,10 @@ class LlvmTarget:
 
         return LlvmKernels(self.machine)
 
+    @property
+    def prices(self) -> Path:
+        return Path(__file__).parent / "prices" / "server.toml"
+
     def configured(self, configuration: str) -> "LlvmTarget":
         raise UsageError(f"target {self.name} has no configurations: leave out :{configuration}")
 

@@ -28,6 +28,10 @@ class VtaTarget:
 
         return VtaKernels(self.host.machine)
 
+    @property
+    def prices(self) -> Path:
+        return Path(__file__).parent / "prices" / f"{self.config.target}.toml"
+
     def configured(self, configuration: str) -> "VtaTarget":
         """With a shipped configuration, or one from a JSON file with the published keys."""
         is_file = configuration.endswith(".json")

@@ -1,0 +1,202 @@
+"""What a Program's step costs, before its passes and after them: its counted work, priced by a table."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from e2compile.energy import prices
+from e2compile.energy.prices import TIME, Line, Table, Tag
+from e2compile.energy.work import STEP, Amounts, Item, Work, from_rows
+from e2compile.errors import UsageError
+from e2compile.runtime import manifest as manifests
+from e2compile.targets import find
+from e2compile.targets.vta.target import FPGA
+
+WORK, COMPILED = "report/work.json", "report/compile.json"
+DEVICE = "time.device"
+# What an accelerator does: its operators by the graph's.
+_PRODUCT = "mac.int8"
+_OPERATORS = {
+    "e2.integer_convolution": "forward",
+    "e2.integer_input_gradient": "input_gradient",
+    "e2.integer_weight_gradient": "weight_gradient",
+}
+
+
+@dataclass(frozen=True)
+class Share:
+    """What of something is executed, how that is known and from where."""
+
+    value: float
+    tag: Tag
+    source: str
+
+
+@dataclass(frozen=True)
+class Side:
+    """A scheduled step's joules and seconds: `lines` by quantity with prices, the rest joules by label.
+
+    All of them are modelled, whatever the tags of the prices: so are the amounts.
+    """
+
+    joules: float
+    seconds: float
+    device_seconds: float
+    lines: tuple[Line, ...]
+    phases: dict[str, float]
+    layers: dict[str, float]
+    places: dict[str, float]
+    tag: Tag = Tag.MODELLED
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training run has executed; `seconds` are those of the machine that ran it, with all it did."""
+
+    name: str
+    scheduled: int
+    executed: int
+    seconds: float
+    tag: Tag = Tag.MEASURED
+
+
+@dataclass(frozen=True)
+class Bill:
+    """`stages` are joules of a scheduled step after each stage, `evaluation` those of one batch's.
+
+    `device` says where seconds of an accelerator are from; empty without one.
+    """
+
+    target: str
+    table: str
+    about: str
+    shares: dict[str, Share]
+    before: Side
+    after: Side
+    stages: tuple[tuple[str, float], ...]
+    evaluation: float
+    device: str = ""
+    run: Run | None = None
+
+
+def bill(folder: Path, table: str | None = None, run: str | None = None) -> Bill:
+    """Price a Program's work by its target's own table, by another of that name, or by a TOML file.
+
+    Shares that are executed are those of a run, or what is expected. Raises UsageError for a table that lacks
+    a price, for a run that is not there, and for a folder that is no Program of this version.
+    """
+    manifest = manifests.read(folder)
+    manifests.check(manifest, folder, (WORK, COMPILED))
+    content = json.loads((folder / WORK).read_text())
+    array = _Array.of(folder) if manifest.target == FPGA.name else None
+    target = find(manifest.target) if array is None else replace(FPGA, config=array.config)
+    shares = {name: Share(v, Tag(tag), source) for name, (v, tag, source) in content["shares"].items()}
+    done = None if run is None else _results(folder, run)
+    if done is not None:
+        shares |= _executed(done, run or "")
+    after = from_rows(content["after"])
+    cashier = _Cashier(
+        prices.find(table, target.prices),
+        {name: share.value for name, share in shares.items()},
+        {} if array is None else array.seconds(after),
+    )
+    return Bill(
+        manifest.target,
+        cashier.table.name,
+        cashier.table.about,
+        shares,
+        cashier.side(from_rows(content["before"])),
+        cashier.side(after),
+        tuple((name, cashier.joules(from_rows(rows))) for name, rows in content["stages"]),
+        cashier.joules(from_rows(content["evaluation"])),
+        "" if array is None else array.source,
+        None
+        if done is None
+        else Run(run or "", done["steps_scheduled"], done["steps_executed"], done["seconds"]),
+    )
+
+
+@dataclass(frozen=True)
+class _Cashier:
+    """Prices work: shares filled in, seconds modelled, `device` of them for an operator's product there."""
+
+    table: Table
+    shares: dict[str, float]
+    device: dict[str, float]
+
+    def amounts(self, work: Work) -> Amounts:
+        """The work's quantities with its seconds. The host waits while an accelerator works."""
+        executed = work.at(self.shares)
+        counted = executed.totals()
+        device = sum(self.device.get(i.operator, 0) * i.amounts.get(_PRODUCT, 0) for i in executed.items)
+        host = sum(line.total for line in self.table.time(counted)) if TIME in self.table.prices else 0
+        timed = {TIME: host + device, DEVICE: device} if TIME in self.table.prices else {}
+        return counted | {quantity: seconds for quantity, seconds in timed.items() if seconds}
+
+    def joules(self, work: Work) -> float:
+        return self.table.joules(self.amounts(work))
+
+    def side(self, work: Work) -> Side:
+        amounts = self.amounts(work)
+
+        def by(key: Callable[[Item], str]) -> dict[str, float]:
+            return {label: self.joules(part) for label, part in work.by(key).items()}
+
+        return Side(
+            self.table.joules(amounts),
+            amounts.get(TIME, 0.0),
+            amounts.get(DEVICE, 0.0),
+            self.table.bill(amounts),
+            by(lambda item: item.phase),
+            by(lambda item: item.module or "the step"),
+            by(lambda item: item.where),
+        )
+
+
+@dataclass(frozen=True)
+class _Array:
+    """An FPGA program's array: cycles of its operators in a step in which everything is executed."""
+
+    config: Any
+    cycles: dict[str, int]
+    source: str
+
+    @staticmethod
+    def of(folder: Path) -> "_Array":
+        from e2compile.targets.vta import table
+        from e2compile.targets.vta.timing import LATENCIES
+
+        found = table.read(folder)
+        calls = Counter(json.loads((folder / COMPILED).read_text())["called"]["step"])
+        cycles: Counter[str] = Counter()
+        for operator in found.operators:
+            once = operator.groups * sum(run.cycles for run in operator.runs)
+            cycles[operator.what] += calls[operator.name] * once
+        source = f"the cycle model of the streams; a read's latency: {LATENCIES[found.config.target].source}"
+        return _Array(found.config, cycles, source)
+
+    def seconds(self, work: Work) -> dict[str, float]:
+        """Seconds of one product of each of the graph's operators, on average over a step."""
+        parts = work.at(dict.fromkeys(work.symbols, 1.0)).by(lambda item: item.operator)
+        products = {name: parts[name].totals()[_PRODUCT] for name in _OPERATORS if name in parts}
+        clock = self.config.board.clock_hz
+        return {name: self.cycles[_OPERATORS[name]] / clock / count for name, count in products.items()}
+
+
+def _results(folder: Path, run: str) -> dict[str, Any]:
+    path = folder / "runs" / run / "results.json"
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder} has no finished run {run!r}: {path} cannot be read") from error
+    return content
+
+
+def _executed(results: dict[str, Any], run: str) -> dict[str, Share]:
+    """Shares as a run has counted them."""
+    found = {**results["executed"], **results["fallback"]}
+    found[STEP] = results["steps_executed"] / max(results["steps_scheduled"], 1)
+    return {name: Share(value, Tag.MEASURED, f"counted in run {run}") for name, value in found.items()}

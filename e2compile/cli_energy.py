@@ -1,0 +1,104 @@
+"""The verbs of the command line that are about joules. Each is a call of the public functions."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from e2compile import display, load
+from e2compile.arguments import Json, Output, Positive, Several
+
+
+def energy(
+    program: Path, /, *, prices: str | None = None, run: str | None = None, results: Json = None
+) -> None:
+    """Joules of a training step before the passes and after them. Needs no torch.
+
+    Args:
+        program: A Program folder.
+        prices: A price table: a TOML file, or the name of one that the target has; by default its own.
+        run: Take what this run has executed, instead of what is expected.
+        results: Write the figures to this JSON file.
+    """
+    from e2compile import display_energy
+    from e2compile.bill import bill
+    from e2compile.runtime.export import check_writable, write_json
+
+    check_writable(results)
+    found = bill(program, prices, run)
+    display_energy.billed(found)
+    if results is not None:
+        write_json(results, asdict(found))
+
+
+def measure(
+    program: Path,
+    /,
+    *,
+    meter: Literal["rapl", "hwmon", "csv"],
+    output: Output = None,
+    seconds: Annotated[float, Parameter(validator=Number(gt=0))] = 10.0,
+    repeats: Positive = 5,
+    meter_file: Path | None = None,
+    rails: Several = (),
+    device: str | None = None,
+) -> None:
+    """Measure the joules of a program's step on this machine, as rows of a log for calibrate.
+
+    Args:
+        program: A Program folder.
+        meter: rapl (the processor's counters), hwmon (a board's power rails) or csv (an external meter).
+        output: The log; rows are added to one that is there. By default measured.csv.
+        seconds: How long each part is run in one go.
+        repeats: How often.
+        meter_file: What an external meter writes: CSV with the columns seconds (since 1970) and watts.
+        rails: A rail of hwmon to take; by default all are added up.
+        device: As for train.
+    """
+    from e2compile import display_energy
+    from e2compile.energy import meters
+    from e2compile.measure import append, measure
+
+    chosen, loaded, path = (
+        meters.meter(meter, meter_file, rails),
+        load(program, device),
+        output or Path("measured.csv"),
+    )
+    append(path, measure(loaded, chosen, seconds, repeats, display_energy.measured), loaded, chosen)
+    display.say(f"written to {path}")
+
+
+def calibrate(
+    *,
+    log: Path,
+    target: str = "cpu",
+    output: Output = None,
+    name: str | None = None,
+    without: Several = (),
+    inherits: str = "reference",
+    times: bool = True,
+) -> None:
+    """Fit a price table to a measurement log, for --prices. See docs/energy.md for the log's columns.
+
+    Args:
+        log: A CSV file of counted work and measured joules.
+        target: What the log was measured on: whose tables the new one may inherit from.
+        output: The table; by default the log's name with .toml.
+        name: The table's name; by default the log's.
+        without: A column to leave out; may be given several times.
+        inherits: The table that prices what the log does not.
+        times: Fit the log's seconds, too.
+    """
+    from e2compile import display_energy
+    from e2compile.energy.calibrate import calibrate
+    from e2compile.energy.prices import write
+    from e2compile.targets import find
+
+    folder = find(target).prices.parent
+    found = calibrate(log, without, name, times)
+    path = output or Path(f"{found.table.name}.toml")
+    write(found.table, path, inherits, [folder])
+    display_energy.calibrated(found)
+    display.say(f"written to {path}")

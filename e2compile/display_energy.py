@@ -1,0 +1,134 @@
+"""How energy looks on the command line: fits with their errors, bills with their prices."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from e2compile import display
+
+if TYPE_CHECKING:
+    from e2compile.bill import Bill, Side
+    from e2compile.energy.calibrate import Calibration
+    from e2compile.energy.fit import Errors, Fit
+    from e2compile.energy.prices import Figure
+    from e2compile.measure import Part
+
+_LAYERS = 12
+_PREFIXES = ((1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"), (1e-12, "p"))
+
+
+def calibrated(found: "Calibration") -> None:
+    """A fit: coefficients with their bounds, and errors."""
+    table, fits = found.table, [("joules", found.joules, found.table.prices)]
+    if found.seconds is not None:
+        fits.append(("seconds", found.seconds, table.seconds))
+    for what, how, figures in fits:
+        display.out.print(f"{table.name}: {what}", markup=False, style="bold")
+        _fitted(how, figures)
+
+
+def _fitted(how: "Fit", figures: "Mapping[str, Figure]") -> None:
+    rows = [
+        (
+            f"  {q}",
+            f"{f.value:.4g} {f.unit}, 95 % within {f.low:.3g} to {f.high:.3g}{f.note and '; ' + f.note}",
+        )
+        for q, f in figures.items()
+    ]
+    rows.append(("  condition number", f"{how.condition:.3g}"))
+    rows.append((f"  error of {how.rows} rows fitted", _errors(how.residual)))
+    if how.held_out is not None:
+        rows.append((f"  error of {', '.join(how.held_groups)}, held out", _errors(how.held_out)))
+    rows.append(("  error of each group left out", _errors(how.left_out)))
+    display.table(rows)
+
+
+def _errors(found: "Errors") -> str:
+    return f"median {found.median:.1%}, 90th percentile {found.p90:.1%}, of the sum {found.total:.1%}"
+
+
+def billed(found: "Bill") -> None:
+    """A step's joules, by stage, phase, layer and quantity; every price with its tag and source."""
+    before, after = found.before, found.after
+    display.table(
+        [
+            ("prices", f"{found.table}: {found.about}"),
+            ("counts", "planned: bytes as kernels are fused, operations of the graph; seconds modelled"),
+            *(("accelerator", source) for source in (found.device,) if source),
+            ("a step before", _side(before)),
+            ("a step after", f"{_side(after)}, {_ratio(after.joules, before.joules)}"),
+            ("its prices", _known(after)),
+            ("an evaluated batch", joules(found.evaluation)),
+            *_run(found),
+        ]
+    )
+    _section("by stage", ((name, joules(value)) for name, value in found.stages))
+    _section("by phase", _compared(before.phases, after.phases, len(before.phases) + len(after.phases)))
+    _section("by layer, the dearest", _compared(before.layers, after.layers, _LAYERS))
+    sources = list(dict.fromkeys(f"{line.figure.source} ({line.figure.date})" for line in after.lines))
+    _section("after, by quantity: modelled amounts times prices", _priced(after, sources))
+    _section("sources of prices", ((f"[{i}]", source) for i, source in enumerate(sources, 1)))
+    _section("shares", ((n, f"{s.value:.1%}, {s.tag}: {s.source}") for n, s in found.shares.items()))
+
+
+def joules(value: float) -> str:
+    scale, prefix = next((p for p in _PREFIXES if abs(value) >= p[0]), _PREFIXES[-1])
+    return f"{value / scale:.3g} {prefix}J"
+
+
+def _side(side: "Side") -> str:
+    device = f", {side.device_seconds:.3g} s of them on the array" if side.device_seconds else ""
+    seconds = f" in {side.seconds:.3g} s{device}" if side.seconds else ""
+    return f"{joules(side.joules)}{seconds}, {side.tag}"
+
+
+def _ratio(after: float, before: float) -> str:
+    return f"{after / before:.1%} of that before"
+
+
+def _run(found: "Bill") -> Iterator[tuple[str, str]]:
+    run = found.run
+    if run is None:
+        return
+    whole = f"{joules(found.after.joules * run.scheduled)}, {found.after.tag}"
+    yield f"run {run.name}", f"{whole}, for {run.scheduled:,} scheduled steps"
+    yield "", f"{run.executed:,} of them executed; {run.seconds:.1f} s measured, with data and evaluation"
+
+
+def _section(title: str, rows: "Iterator[tuple[str, str]]") -> None:
+    pairs = [(f"  {name}", value) for name, value in rows]
+    if pairs:
+        display.out.print(title, markup=False, style="bold")
+        display.table(pairs)
+
+
+def _compared(
+    before: "Mapping[str, float]", after: "Mapping[str, float]", most: int
+) -> "Iterator[tuple[str, str]]":
+    labels = sorted({*before, *after}, key=lambda n: -max(before.get(n, 0), after.get(n, 0)))
+    for label in labels[:most]:
+        yield label, f"{joules(before.get(label, 0.0)):>9} to {joules(after.get(label, 0.0)):>9}"
+
+
+def _known(side: "Side") -> str:
+    """How well the prices are known that make up the joules; the amounts themselves are modelled."""
+    sums: dict[str, float] = {}
+    for line in side.lines:
+        sums[line.figure.tag] = sums.get(line.figure.tag, 0.0) + line.total
+    return ", ".join(f"{tag} {value / side.joules:.1%}" for tag, value in sums.items())
+
+
+def _priced(side: "Side", sources: list[str]) -> "Iterator[tuple[str, str]]":
+    for line in side.lines:
+        figure = line.figure
+        price = f"{line.amount:.4g} x {figure.value:.4g} {figure.unit}"
+        number = sources.index(f"{figure.source} ({figure.date})") + 1
+        yield line.quantity, f"{joules(line.total):>9} = {price}, {figure.tag} [{number}]"
+
+
+def measured(part: "Part") -> None:
+    """A part as it has been measured."""
+    reading = part.reading
+    each = f", {joules(reading.joules / part.calls)} each" if part.name != "idle" and part.calls else ""
+    rate = f", read {reading.hz:.0f} times a second" if reading.hz else ""
+    what = f"{part.name:<9} {part.watts:8.3f} W measured for {reading.seconds:.1f} s{rate}"
+    display.say(f"{what}; {part.calls} calls{each}")

@@ -1,0 +1,118 @@
+"""Counting: the work of every call of a step graph, before anything is built.
+
+At the *analytic* level each call reads its operands from DRAM and writes its results there, once. At the
+*planned* level kernels do, as the lowering fuses them; operations are the same. Caches and scratchpads are
+not seen: bytes are an upper bound of what a program moves. Views and constants are free. Not counted:
+instruction fetch, addresses, values computed again rather than stored, the loading of data, leakage.
+"""
+
+import operator
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import fx
+
+from e2compile.energy.arithmetic import operations
+from e2compile.energy.traffic import Fused, Traffic, Unfused
+from e2compile.energy.work import STEP, Amounts, Condition, Item, Work, together
+from e2compile.graph import Kind, StepGraph, entry_points, live_first, targets, where
+from e2compile.guards.batch_axis import Axis, batch_axes
+from e2compile.lower.inline import inlined, live_of
+from e2compile.lower.kinds import CONSTANTS
+from e2compile.lower.views import VIEWS
+from e2compile.ops import GUARD
+
+aten = torch.ops.aten
+
+EVALUATION = "evaluation"
+
+_FREE = (*VIEWS, *CONSTANTS, operator.getitem)
+
+
+def count(step: StepGraph, planned: bool = False) -> Work:
+    """The work of a scheduled step.
+
+    Its conditions are `step`, where steps may be dropped, the name of a guard, like `slu.0`, and that of a
+    predicted layer, like `psg.conv1`, for the product that it falls back to.
+
+    Raises CompileError for operators of which no work is known.
+    """
+    entries = entry_points(step)
+    work = _count(inlined(entries.step), planned)
+    if entries.keep is None:
+        return work
+    return together([_count(entries.keep, planned), work.under(Condition(STEP))])
+
+
+def count_evaluation(step: StepGraph, planned: bool = False) -> Work:
+    """The work of one batch's evaluation."""
+    return Work(tuple(replace(item, phase=EVALUATION) for item in _count(inlined(step), planned).items))
+
+
+def keep_share(step: StepGraph) -> float | None:
+    """The share of steps that a graph's own guard keeps, expected; None for a step that none guards."""
+    keep = entry_points(step).keep
+    if keep is None:
+        return None
+    (condition,) = keep.results
+    dropped: Any = condition.args[1]
+    return 1 - float(dropped)
+
+
+def _count(flat: StepGraph, planned: bool) -> Work:
+    return Work(tuple(_Counter(flat, Fused(flat) if planned else Unfused()).items())).merged()
+
+
+class _Counter:
+    def __init__(self, flat: StepGraph, traffic: Traffic) -> None:
+        self.traffic = traffic
+        self.graph = flat.graph
+        self.names = _fallbacks(flat)
+        is_guarded = any(live_of(node) for node in self.graph.nodes)
+        self.axes: dict[fx.Node, Axis] = batch_axes(flat) if is_guarded else {}
+
+    def items(self) -> Iterator[Item]:
+        needed = live_first([self.graph.output_node()])
+        for node in self.graph.nodes:
+            if node.op == "call_function" and node.target not in _FREE and node in needed:
+                yield from self._of(node)
+
+    def _of(self, node: fx.Node) -> Iterator[Item]:
+        """What grows with the live samples, and what is done once for all of them."""
+        reads = self.traffic.reads(node)
+        of_batch = {n: size for n, size in reads.items() if self.axes.get(n) is None}
+        by_sample = any(map(self._is_by_sample, [node, *node.all_input_nodes]))
+        written = self.traffic.writes(node)
+        rows: Amounts = dict(operations(node))
+        whole: Amounts = {"read.dram": sum(of_batch.values())}
+        rows["read.dram"] = sum(reads.values()) - whole["read.dram"]
+        (rows if self._is_by_sample(node) else whole)["write.dram"] = written
+        yield self._item(node, rows, by_sample)
+        yield self._item(node, whole, False)
+
+    def _is_by_sample(self, node: fx.Node) -> bool:
+        return self.axes.get(node) is not None
+
+    def _item(self, node: fx.Node, amounts: Amounts, by_sample: bool) -> Item:
+        when = tuple(self._condition(live, by_sample) for live in live_of(node))
+        meta = node.meta
+        given = {quantity: amount for quantity, amount in amounts.items() if amount}
+        return Item(meta["phase"], meta.get("module") or "", where(node), targets(node), given, when)
+
+    def _condition(self, live: fx.Node, by_sample: bool) -> Condition:
+        if live.target is not GUARD:
+            return Condition(self.names[live])
+        return Condition(str(live.args[1]), 0 if by_sample else live.meta["val"].shape[0])
+
+
+def _fallbacks(flat: StepGraph) -> dict[fx.Node, str]:
+    """The names of predicates, by the counters that say how often each held."""
+    names = {}
+    for slot, node in zip(flat.outputs, flat.results, strict=True):
+        if slot.kind is Kind.COUNTER and slot.target.endswith(".fallback"):
+            while node.target in (aten.where.self, aten._to_copy.default):
+                node = node.args[node.target is aten.where.self]  # type: ignore[assignment]
+            names[node] = slot.target.removesuffix(".fallback")
+    return names
