@@ -173,7 +173,7 @@ class _Array:
         calls = Counter(json.loads((folder / COMPILED).read_text())["called"]["step"])
         cycles: Counter[str] = Counter()
         for operator in found.operators:
-            once = operator.groups * sum(run.cycles for run in operator.runs)
+            once = operator.groups * found.cost(operator).cycles
             cycles[operator.what] += calls[operator.name] * once
         source = f"the cycle model of the streams; a read's latency: {LATENCIES[found.config.target].source}"
         return _Array(found.config, cycles, source)

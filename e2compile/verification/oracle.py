@@ -181,7 +181,7 @@ def _kinks(node: fx.Node, args: Any, value: Tensor, share: float) -> Tensor | No
 def _other_side(args: Any, value: Tensor, near: Any) -> Tensor:
     """What a call would give were its first argument a little larger, or smaller."""
     if value.dtype is torch.bool:
-        return value ^ near
+        return torch.logical_xor(value, near)
     return torch.where(near, torch.where(args[0] > 0, 0.0, _EQUAL), value)
 
 
