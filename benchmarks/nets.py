@@ -15,6 +15,8 @@ NETS = {
     "resnet38": lambda: models.resnet_cifar(38),
     "resnet74": lambda: models.resnet_cifar(74),
     "resnet110": lambda: models.resnet_cifar(110),
+    "preact_resnet20": lambda: models.preact_resnet(20),
+    "functional_net": models.functional_net,
     "resnet18": models.resnet18,
     "mobilenet_v2": models.mobilenet_v2,
     "vgg16_bn": models.vgg16_bn,

@@ -1,6 +1,6 @@
 """Modelled times of single layers on a VTA, against the published ones, and how busy the array is.
 
-    python benchmarks/vta_layers.py [--config pynq] [--json FILE]
+    python benchmarks/vta_layers.py [--config pynq] [--gradient-bytes 1] [--json FILE]
 
 First the ten convolutions of ResNet-18 that the authors measured on a Pynq at 100 MHz, one image, in July
 2019 (TopHub vta_v0.10): with the tiles that they were measured with, and with our own. Then the layers of
@@ -12,6 +12,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import machine
 
 from e2compile.targets.vta import accumulate, config, correlate
 from e2compile.targets.vta.config import Config
@@ -61,16 +63,18 @@ def blocks(channels: int) -> int:
     return -(-channels // BLOCK)
 
 
-def planes(terms: int) -> int:
-    """Bytes of the largest sum of products of two signed bytes."""
-    return -(-((terms << 14).bit_length() + 1) // 8)
+def planes(terms: int, passes: int) -> int:
+    """Bytes of the largest sum of products of a signed byte and a number of `passes` signed bytes."""
+    return -(-((terms << 14 + 8 * (passes - 1)).bit_length() + 1) // 8)
 
 
-def convolution(channels: int, outputs: int, images: int, size: int, taps: Taps, stride: int) -> Correlation:
+def convolution(
+    channels: int, outputs: int, size: int, taps: Taps, stride: int, passes: int = 1
+) -> Correlation:
     """To `size` pixels a side, with the border stored."""
     stored = (size - 1) * stride + max(map(max, taps)) + 1
-    counts = blocks(channels), blocks(outputs), images, stored, stored, size, size
-    return Correlation(*counts, taps, (stride, stride), planes(channels * len(taps)))
+    counts = blocks(channels), blocks(outputs), IMAGES, stored, stored, size, size
+    return Correlation(*counts, taps, (stride, stride), planes(channels * len(taps), passes), passes)
 
 
 def published(vta: Config) -> Iterator[dict[str, Any]]:
@@ -93,12 +97,14 @@ def published(vta: Config) -> Iterator[dict[str, Any]]:
         }
 
 
-def works(channels: int, outputs: int, side: int, size: int, stride: int) -> dict[str, list[Work]]:
+def works(
+    channels: int, outputs: int, side: int, size: int, stride: int, passes: int = 1
+) -> dict[str, list[Work]]:
     """Forward, input gradient (a class of pixels for each parity) and weight gradient of 16 images."""
     taps, out = kernel(size), side // stride
-    forward = convolution(channels, outputs, IMAGES, out, taps, stride)
+    forward = convolution(channels, outputs, out, taps, stride)
     parities: list[Work] = [
-        convolution(outputs, channels, IMAGES, out, subset, 1)
+        convolution(outputs, channels, out, subset, 1, passes)
         for subset in ([taps] if stride == 1 else _parities(size))
     ]
     pixels = Accumulation(
@@ -109,7 +115,8 @@ def works(channels: int, outputs: int, side: int, size: int, stride: int) -> dic
         out,
         taps,
         (stride, stride),
-        planes(16 * out * out),
+        planes(16 * out * out, passes),
+        passes,
     )
     return {"forward": [forward], "input gradient": parities, "weight gradient": [pixels]}
 
@@ -120,9 +127,9 @@ def _parities(size: int) -> list[Taps]:
     return [tuple((i, j) for i in range(a) for j in range(b)) for a in halves for b in halves if a and b]
 
 
-def busy(vta: Config) -> Iterator[dict[str, Any]]:
-    for name, (count, *layer) in RESNET20.items():
-        for kind, parts in works(*layer).items():
+def busy(vta: Config, passes: int) -> Iterator[dict[str, Any]]:
+    for name, (count, channels, outputs, side, size, stride) in RESNET20.items():
+        for kind, parts in works(channels, outputs, side, size, stride, passes).items():
             if name == "first" and kind == "input gradient":
                 continue
             found = [timing(_stream(work, vta).instructions, vta) for work in parts]
@@ -151,6 +158,7 @@ def main() -> None:
         name for name in config.names() if (config.named(name).batch, config.named(name).block) == (1, 16)
     ]
     parser.add_argument("--config", choices=alike, default="pynq", help="for ResNet-20")
+    parser.add_argument("--gradient-bytes", type=int, choices=(1, 2), default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     layers = list(published(config.named("pynq")))
@@ -164,7 +172,7 @@ def main() -> None:
     print(f"mean absolute error {error:.1%}; " + ", ".join(f"{k} {v:.2f}" for k, v in sums.items()))
 
     vta = config.named(options.config)
-    rows = list(busy(vta))
+    rows = list(busy(vta, options.gradient_bytes))
     print(f"\nResNet-20, {IMAGES} images, {options.config}: shares of all cycles")
     print(f"{'layer':11} {'':15} {'cycles':>8} of bound   GEMM    ALU useful   load  store")
     for row in rows:
@@ -179,8 +187,10 @@ def main() -> None:
             "mean_absolute_error": error,
             "published": layers,
             "config": options.config,
+            "gradient_bytes": options.gradient_bytes,
             "resnet20": rows,
         }
+        content = {"machine": machine.describe(), **content}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 

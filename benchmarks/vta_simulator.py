@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import machine
 import numpy as np
 
 from e2compile.targets.vta import config, isa
@@ -82,7 +83,8 @@ def main() -> None:
         rate = f"{row.gmacs:8.1f} GMAC/s" if row.gmacs else ""
         print(f"{row.config:28} {row.what:16} {row.nanoseconds:8.2f} ns {rate}")
     if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in found], indent=1) + "\n")
+        content = {"machine": machine.describe(), "rows": [asdict(row) for row in found]}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
 
 from e2compile import __version__, cli_energy, display, load
 from e2compile.arguments import Flag, Json, Output, Positive, Seed
@@ -140,7 +141,8 @@ def train(
         resume: Go on from the run's newest checkpoint, if there is one.
         results: Write the results to this JSON file.
         checkpoint_every: Scheduled steps between checkpoints.
-        device: What runs an FPGA program's streams: simulator, simulator:strict or a board's address.
+        device: What runs an FPGA program's streams: simulator, simulator:strict, board (the one that this
+            is), or a server's address like pynq://HOST:PORT.
     """
     from e2compile.runtime.export import check_writable, write_json
     from e2compile.runtime.fit import Options
@@ -227,23 +229,74 @@ def export(
     program: Path,
     /,
     *,
-    format: Literal["safetensors"] = "safetensors",
+    format: Literal["safetensors", "vta"] = "safetensors",
     output: Output = None,
     which: Which = _NEWEST,
+    data: str | None = None,
+    base: Annotated[int | None, Parameter(validator=Number(gte=0, lt=2**32))] = None,
 ) -> None:
     """Write the weights for PyTorch: model.load_state_dict(safetensors.torch.load_file(FILE)).
+
+    With --format vta it is a folder: a training step as memory image, instructions and expected results,
+    for any other VTA to run.
 
     Args:
         program: A Program folder.
         format: The file's format.
-        output: The file; by default the program's name and the format.
+        output: The file or folder; by default the program's name and the format.
+        data: With vta: what the step's batch is taken from, as for train.
+        base: With vta: the image's address, 0x1000 by default.
     """
     from e2compile.runtime.export import choose_state, save_weights
 
+    if format != "vta" and (data, base) != (None, None):
+        raise UsageError("--data and --base go with --format vta")
     loaded = load(program)
     state = choose_state(loaded, which.run, which.best, which.initial)
     path = output or Path(f"{program.resolve().name}.{format}")
-    display.say(f"{save_weights(loaded, path)} tensors of {state} written to {path}")
+    if format == "vta":
+        _export_step(loaded, data, path, state, base)
+    else:
+        display.say(f"{save_weights(loaded, path)} tensors of {state} written to {path}")
+
+
+def _export_step(program: "Program", data: str | None, folder: Path, state: str, base: int | None) -> None:
+    from e2compile.runtime.fit import Options, Run
+    from e2compile.targets.vta.export import BASE, export
+
+    batch = Run(program, data, Options()).loader.batch(0)
+    written = export(program, batch, folder, BASE if base is None else base)
+    text = f"{written.runs:,} runs of a step from {state}, in an image of {display.size(written.size)}"
+    display.say(f"{text}, written to {folder}")
+
+
+@app.command
+def report(program: Path, /, *, results: Json = None) -> None:
+    """What a program costs, as far as compiling tells: for the FPGA, each layer by a cycle model.
+
+    Args:
+        program: A Program folder.
+        results: Write the figures to this JSON file.
+    """
+    from e2compile import tables
+    from e2compile.runtime import manifest
+    from e2compile.runtime.export import check_writable, write_json
+    from e2compile.runtime.summary import compile_report
+
+    check_writable(results)
+    made = manifest.read(program)
+    content = {"compile": compile_report(program)}
+    if made.target == "fpga":
+        from e2compile.targets.vta import report as fpga
+
+        manifest.check(made, program, [fpga.REPORT])
+        found = fpga.read(program)
+        tables.fpga(found, content["compile"]["lines"])
+        content |= {"fpga": asdict(found)}
+    else:
+        tables.compiled(content["compile"])
+    if results is not None:
+        write_json(results, content)
 
 
 @app.command
@@ -280,7 +333,8 @@ def doctor() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and give its exit code: 0 done, 2 wrong usage, 3 unsupported model, 4 something
-    missing, 5 verification failed, 130 interrupted. Anything else is a bug and keeps its traceback."""
+    missing, 5 verification failed, 6 a device failed, 130 interrupted. Anything else is a bug and keeps its
+    traceback."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
         app(tokens or ["--help"], exit_on_error=False, print_error=False, result_action="return_value")

@@ -4,7 +4,6 @@ import datetime
 import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -125,7 +124,7 @@ def _build(
     module = lowering.module()
     clock.notes["kernels"] = len(lowering.generated)
     clock.notes["calls"] = {name: len(s.kernels) for name, s in lowering.schedules.items()}
-    clock.notes["called"] = {name: Counter(called) for name, called in lowering.called.items()}
+    clock.notes["lines"] = lowering.lines()
     clock.notes["planned_bytes"] = planned_bytes(module)
     clock.done("lowered")
     (place / "program").mkdir()

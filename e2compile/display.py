@@ -92,8 +92,8 @@ def compiled(program: "Program", summary: "Summary", command: str) -> None:
         ("operators", f"{summary.operators:,} in the step before passes"),
         ("kernels", f"{summary.kernels} distinct; calls: {calls}"),
         ("passes", ", ".join(program.manifest.passes) or "none"),
-        ("state", _size(summary.state)),
-        ("planned memory", f"{_size(summary.planned)} beside the state"),
+        ("state", size(summary.state)),
+        ("planned memory", f"{size(summary.planned)} beside the state"),
         ("verification", _verification(summary)),
         *(("not gated", note) for note in summary.dense),
         ("program", str(program.folder)),
@@ -112,7 +112,8 @@ def _verification(summary: "Summary") -> str:
     return f"passed; closest to its bound: {worst.error:.2g} of {worst.bound:.2g} ({where})"
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
+    """Bytes in words."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= size:
             return f"{count / size:.1f} {unit}"
@@ -189,10 +190,19 @@ def trained(results: "Results", program: "Program", run: str) -> None:
         *_shares("fallback", results.fallback, "of full products ran"),
         ("test accuracy", accuracy),
         ("test loss", f"{results.test_loss:.4f}"),
+        *_array(results, program),
         ("seconds", f"{results.seconds:.1f} ({results.images_per_second:,.0f} images/s)"),
         ("run", str(program.folder / "runs" / run)),
     ]
     table(rows)
+
+
+def _array(results: "Results", program: "Program") -> list[tuple[str, str]]:
+    """A line for what the device took, by its model; none without a device."""
+    if results.modelled_device_seconds is None:
+        return []
+    each = results.modelled_device_seconds / max(results.steps_executed, 1)
+    return [("array", f"{each:.3g} s a step at {program.driver.clock_hz / 1e6:.0f} MHz (modelled)")]
 
 
 def _shares(name: str, shares: "Mapping[str, float]", of_what: str) -> list[tuple[str, str]]:

@@ -128,7 +128,7 @@ def test_starts_from_a_given_state(tmp_path: Path) -> None:
     [
         (("--target", "cuda"), 4, "target cuda is not in this version; there is cpu"),
         (("--target", "tpu"), 2, "no target 'tpu'; there is cpu"),
-        (("--passes", "smdd"), 2, "no pass 'smdd'; there is smd, slu, psg, or none"),
+        (("--passes", "smdd"), 2, "no pass 'smdd'; there is smd, slu, psg, int8, or none"),
         (("--set", "smd.p"), 2, "write it as pass.option=value"),
         (("--set", "smd=0.5"), 2, "write it as pass.option=value"),
         (("--set", "smd.q=1"), 2, "pass smd has no option 'q'; it has p"),

@@ -118,7 +118,8 @@ def test_lists_passes_and_targets(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("targets") == 0
     shown = capsys.readouterr().out
     assert "cpu   available" in shown
-    assert "fpga  not in this version" in shown
+    assert "fpga  available" in shown
+    assert "cuda  not in this version" in shown
 
 
 def test_the_doctor_finds_this_machine_fit(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from e2compile.graph import StepGraph
+from e2compile.graph import StepGraph, conditional
 from e2compile.ops import INTEGER_CONVOLUTION
 from e2compile.passes import SignPredict
 from e2compile.pipeline import capture
@@ -95,22 +95,66 @@ def test_a_flag_may_flip_only_where_its_sides_are_near_each_other() -> None:
     assert any(not torch.equal(result[key], plain[key]) for key in plain)
 
 
-@pytest.mark.parametrize(("at_the_kink", "far"), [(1e-9, 0.0), (0.1, 0.25)])
-def test_a_code_behind_a_close_comparison_is_explained(at_the_kink: float, far: float) -> None:
-    """A ReLU's gradient passed here and was cut in the program, whose kernel kept no mask."""
-    values = torch.tensor([1.0, -1.0, at_the_kink, 2.0])
+def cut_gradient(flag: Tensor, x: Tensor) -> Tensor:
+    """The gradient of a ReLU, 50 where it passes, as codes."""
+    cut = aten.where.self(flag, aten.mul.Scalar(x, 0.0), aten.full_like.default(x, 50.0))
+    return aten._to_copy.default(cut, dtype=torch.int8)
 
-    def gradient(x: Tensor) -> Tensor:
-        return aten._to_copy.default(
-            aten.where.self(aten.le.Scalar(x, 0.0), aten.mul.Scalar(x, 0.0), aten.full_like.default(x, 50.0)),
-            dtype=torch.int8,
-        )
 
-    graph = fx.symbolic_trace(gradient)
+def typed(function: Callable[..., object]) -> fx.GraphModule:
+    graph = fx.symbolic_trace(function)
     for node in graph.graph.nodes:
-        node.meta["val"] = values if node.op == "placeholder" else torch.empty(4)
-    code = graph.graph.find_nodes(op="call_function", target=aten._to_copy.default)[0]
+        node.meta["val"] = torch.empty(4)
+    return graph
+
+
+def in_one() -> fx.GraphModule:
+    return typed(lambda x: cut_gradient(aten.le.Scalar(x, 0.0), x))
+
+
+def in_conditionals() -> fx.GraphModule:
+    """The comparison in the forward of a guarded block, the gradient in its backward."""
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    x.meta["val"] = torch.empty(4)
+    some = graph.call_function(aten.full.default, ([], True))
+    (flag,) = conditional(graph, some, [x], [torch.empty(4)], ("first", "first"))
+    (code,) = conditional(graph, some, [flag, x], [torch.empty(4)], ("last", "last"))
+    graph.output(code)
+    branches = {
+        "first": typed(lambda x: [aten.le.Scalar(x, 0.0)]),
+        "last": typed(lambda flag, x: [cut_gradient(flag, x)]),
+    }
+    return fx.GraphModule(branches, graph)
+
+
+@pytest.mark.parametrize("made", [in_one, in_conditionals])
+@pytest.mark.parametrize(("at_the_kink", "far"), [(1e-9, 0.0), (0.1, 0.25)])
+def test_a_code_behind_a_close_comparison_is_explained(
+    made: Callable[[], fx.GraphModule], at_the_kink: float, far: float
+) -> None:
+    """A ReLU's gradient passed here and was cut in the program, whose kernel kept no mask."""
+    module = made()
+    graphs = [part.graph for part in module.modules() if isinstance(part, fx.GraphModule)]
+    (code,) = (
+        node for g in graphs for node in g.find_nodes(op="call_function", target=aten._to_copy.default)
+    )
     stored = Stored(torch.tensor([50, 0, 0, 50], dtype=torch.int8))
     record: list[Decision] = []
-    _Interpreter(graph, {code: stored}, torch.float64, record).run(values)
+    values = torch.tensor([1.0, -1.0, at_the_kink, 2.0])
+    _Interpreter(module, {code: stored}, torch.float64, record).run(values)
     assert [(d.flipped, d.far) for d in record] == [(0.25, far)]
+
+
+def test_the_other_side_of_a_kink_is_taken_where_asked() -> None:
+    values = torch.tensor([1.0, -1.0, 1e-9, -1e-9])
+
+    def gradient(x: Tensor) -> tuple[Tensor, Tensor]:
+        return aten.le.Scalar(aten.relu.default(x), 0.0), aten.gt.Scalar(x, 0.0)
+
+    graph = fx.symbolic_trace(gradient)
+    own, flipped = (
+        _Interpreter(graph, {}, torch.float64, [], is_flipped).run(values) for is_flipped in (False, True)
+    )
+    assert [t.tolist() for t in own] == [[False, True, False, True], [True, False, True, False]]
+    assert [t.tolist() for t in flipped] == [[False, True, True, False], [True, False, False, True]]

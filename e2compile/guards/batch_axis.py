@@ -27,7 +27,7 @@ LOST = -1
 
 # A conditional's results are sums over the batch: see regions, which makes sure of it.
 _WHOLE = (INTEGER_WEIGHT_GRADIENT, MOMENTS, aten.any.default, torch.ops.higher_order.cond)
-_LIKE_FIRST = (aten.convolution.default, INTEGER_CONVOLUTION, INTEGER_INPUT_GRADIENT, *POOLS)
+_LIKE_FIRST = (aten.convolution.default, INTEGER_INPUT_GRADIENT, *POOLS)
 
 
 def batch_axes(graph: StepGraph) -> dict[fx.Node, Axis]:
@@ -67,6 +67,8 @@ def _axis(node: fx.Node, axes: dict[fx.Node, Axis], samples: int) -> Axis:
         return _of_reduction(node, axes[operands[0]])
     if node.target is aten.mm.default:
         return _of_product(node, axes)
+    if node.target is INTEGER_CONVOLUTION:
+        return _of_convolution(node, axes)
     if node.target in _LIKE_FIRST:
         return 0 if all(axes[n] == 0 for n in operands) else LOST
     if node.target is aten.convolution_backward.default:
@@ -91,6 +93,17 @@ def _of_product(node: fx.Node, axes: dict[fx.Node, Axis]) -> Axis:
     if a == 0 and b is None:
         return 0
     return 1 if a is None and b == 1 else LOST
+
+
+def _of_convolution(node: fx.Node, axes: dict[fx.Node, Axis]) -> Axis:
+    """The samples of a convolution are its input's; where it multiplies matrices they may be the weight's
+    rows, which become channels, or the terms that are summed."""
+    x, weight = (axes.get(n) for n in node.args[:2])  # type: ignore[arg-type]
+    if weight is None:
+        return 0 if x == 0 else LOST
+    if weight == 0:
+        return 1 if x is None else LOST
+    return None if x == weight == 1 else LOST
 
 
 def _of_reduction(node: fx.Node, axis: Axis) -> Axis:

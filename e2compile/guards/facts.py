@@ -1,7 +1,11 @@
 """What is known of a graph's values where a block runs for no sample, or for all that it is looked at for."""
 
 import operator
+from collections import ChainMap
+from collections.abc import MutableMapping
+from copy import copy
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import Any
 
 import torch
@@ -50,7 +54,7 @@ _BILINEAR = (
 
 
 class Facts:
-    """Facts of every node, given that `guard` has one `value` everywhere.
+    """Facts of every node; `given` adds what follows where a guard has one `value` everywhere.
 
     With `by_row` they hold for the rows of those samples where the guard has the value, whatever it is for
     the others: of sums over the batch nothing is known then. With `value` True they hold where the block
@@ -58,26 +62,37 @@ class Facts:
     """
 
     def __init__(
-        self,
-        graph: fx.Graph,
-        axes: dict[fx.Node, Axis],
-        guard: fx.Node | None = None,
-        value: bool = False,
-        by_row: bool = False,
+        self, graph: fx.Graph, axes: dict[fx.Node, Axis], value: bool = False, by_row: bool = False
     ) -> None:
-        self.axes, self.guard, self.value, self.by_row = axes, guard, value, by_row
+        self.axes, self.value, self.by_row = axes, value, by_row
         self.module = graph.owning_module
-        self.of: dict[fx.Node, Fact] = {}
+        self.changed: dict[fx.Node, Fact] = {}
+        self.of: MutableMapping[fx.Node, Fact] = {}
         for node in graph.nodes:
             self.of[node] = self._derive(node)
+
+    def given(self, guard: fx.Node) -> "Facts":
+        """These facts and the guard's, `changed` where they differ: only their readers are looked at."""
+        found = copy(self)
+        found.changed = {guard: Constant(self.value)}
+        found.of = ChainMap(found.changed, self.of)
+        waiting, queued = sorted(guard.users), set(guard.users)
+        while waiting:
+            node = heappop(waiting)
+            fact = found._derive(node)
+            if fact == self.of[node]:
+                continue
+            found.changed[node] = fact
+            for user in node.users.keys() - queued:
+                heappush(waiting, user)
+                queued.add(user)
+        return found
 
     def zero(self, node: fx.Node) -> bool:
         fact = self.of[node]
         return isinstance(fact, Constant) and fact.value == 0
 
     def _derive(self, node: fx.Node) -> Fact:
-        if node is self.guard:
-            return Constant(self.value)
         if node.op != "call_function":
             return node
         if node.target in _FILLS:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from e2compile.graph import Kind, StepGraph, graph_module, insert
+from e2compile.graph import Kind, Slot, StepGraph, graph_module, insert
 from e2compile.guards.facts import Constant, Facts
 from e2compile.guards.regions import Region, find_regions, levels
 from e2compile.ops import GUARD
@@ -54,17 +54,17 @@ def _frozen(step: StepGraph) -> StepGraph:
     guards = [g for g in step.graph.find_nodes(op="call_function", target=GUARD) if g.args[2]]
     old = {s.target: n for s, n in zip(step.inputs, step.placeholders, strict=True) if s.kind.is_state}
     results = step.results
-    axes: dict[fx.Node, Any] = {}
-    for guard in guards:
-        facts = Facts(step.graph, axes, guard)
+    kinds = (Kind.PARAMETER, Kind.OPTIMIZER)
+    gradients = {i: _gradients(results[i]) for i, slot in enumerate(step.outputs) if slot.kind in kinds}
+    gradients = {i: found for i, found in gradients.items() if found}
+    plain = Facts(step.graph, {})
+    for guard, facts in [(guard, plain.given(guard)) for guard in guards]:
         with step.graph.inserting_after(guard), guard.meta["val"].fake_mode:
             some = insert(step.graph, aten.any.default, guard, blame=guard)
-        for i, slot in enumerate(step.outputs):
-            if slot.kind not in (Kind.PARAMETER, Kind.OPTIMIZER):
-                continue
-            new = results[i]
-            gradients = _gradients(new)
-            if gradients and all(facts.zero(n) for n in gradients):
+        for i in list(gradients):
+            if all(facts.zero(n) for n in gradients[i]):
+                del gradients[i]
+                slot, new = step.outputs[i], results[i]
                 with step.graph.inserting_before(step.graph.output_node()), new.meta["val"].fake_mode:
                     results[i] = insert(step.graph, aten.where.self, some, new, old[slot.target], blame=new)
     step.graph.output_node().args = (results,)
@@ -99,10 +99,9 @@ class _Part:
 class _Outliner:
     def __init__(self, step: StepGraph, regions: Sequence[Region], axes: dict[fx.Node, Any]) -> None:
         self.step, self.axes = step, axes
-        order = list(step.graph.nodes)
         self.part: dict[fx.Node, _Part] = {}
         for region in regions:
-            for level, nodes in levels(region, order).items():
+            for level, nodes in levels(region).items():
                 part = _Part(region, level, nodes)
                 self.part |= dict.fromkeys(nodes, part)
         self.graph = fx.Graph()
@@ -110,6 +109,9 @@ class _Outliner:
         self.new: dict[fx.Node, fx.Node] = {}  # what others read of a node
         self.raw: dict[fx.Node, fx.Node] = {}  # what the region's other parts read
         self.masks: dict[Any, fx.Node] = {}
+        self.slots: dict[fx.Node, list[Slot]] = {}
+        for slot, node in self._outputs():
+            self.slots.setdefault(node, []).append(slot)
         self.state = {
             (slot.target, node)
             for slot, node in zip(step.inputs, step.placeholders, strict=True)
@@ -193,7 +195,7 @@ class _Outliner:
     def _readers(self, node: fx.Node) -> list[fx.Node]:
         """Those that read a node's value, but for state that is the conditional's result itself."""
         readers = [u for u in node.users if u.op != "output"]
-        plain = any(n is node and not self._is_kept_state(s, n) for s, n in self._outputs())
+        plain = any(not self._is_kept_state(slot, node) for slot in self.slots.get(node, []))
         return [*readers, self.step.graph.output_node()] if plain else readers
 
     def _is_read_outside(self, node: fx.Node, part: _Part) -> bool:

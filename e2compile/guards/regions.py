@@ -5,8 +5,10 @@ the graph as it stands, and not of the graph in which the guard lets no sample l
 its forward, its backward, its statistics and the update of its weights.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 import torch
 from torch import fx
@@ -64,15 +66,13 @@ class Found:
 def find_regions(step: StepGraph) -> Found:
     """The region of each guard, no call in two of them: the first takes it."""
     axes = batch_axes(step)
-    plain = Facts(step.graph, axes)
-    before = _live(plain, step.results)
+    plain, plain_rows = Facts(step.graph, axes), Facts(step.graph, axes, by_row=True)
+    reads = _reads(plain, step.results)
     taken: set[fx.Node] = set()
     regions, notes = [], []
     for guard in step.graph.find_nodes(op="call_function", target=GUARD):
-        whole = Facts(step.graph, axes, guard)
-        rows = Facts(step.graph, axes, guard, by_row=True)
-        alive = _live(whole, [*step.results, *guard.all_input_nodes])
-        dead = before - alive - taken - _of_alone(guard)
+        whole, rows = plain.given(guard), plain_rows.given(guard)
+        dead = _dying(reads, plain, whole, guard, step.results) - taken - _of_alone(guard)
         region = _region(guard, dead, whole, rows, axes)
         why = _why_not(region, rows, axes)
         if why is not None or not dead:
@@ -88,16 +88,48 @@ def guard_of(step: StepGraph) -> dict[fx.Node, fx.Node]:
     return {node: region.guard for region in find_regions(step).regions for node in region.nodes}
 
 
-def _live(facts: Facts, needed: Iterable[fx.Node]) -> set[fx.Node]:
-    """The calls that some values need, each value replaced by what it is the same as."""
-    seen: set[fx.Node] = set()
-    stack = [facts.of[n] for n in needed]
+def _reads(facts: Facts, needed: Iterable[fx.Node]) -> Counter[fx.Node]:
+    """How often each node is read by what some values need, each value replaced by what it is the same as."""
+    reads: Counter[fx.Node] = Counter()
+    _add(reads, facts, needed)
+    return reads
+
+
+def _add(reads: Counter[fx.Node], facts: Facts, needed: Iterable[fx.Node]) -> None:
+    stack = list(needed)
+    while stack:
+        fact = facts.of[stack.pop()]
+        if isinstance(fact, fx.Node):
+            reads[fact] += 1
+            if reads[fact] == 1:
+                stack.extend(fact.all_input_nodes)
+
+
+def _dying(
+    reads: Counter[fx.Node], plain: Facts, whole: Facts, guard: fx.Node, results: Sequence[fx.Node]
+) -> set[fx.Node]:
+    """The calls that are read, and no longer are where the guard lets no sample live.
+
+    Counts the reads that changed facts turn away from one value and to another, and follows those that are
+    then read by nothing: the rest of the graph is not looked at.
+    """
+    left, outputs = reads.copy(), Counter(results)
+    changed = [
+        node
+        for node in whole.changed
+        for _ in range(outputs[node] + sum(user in reads for user in node.users))
+    ]
+    _add(left, whole, [*guard.all_input_nodes, *changed])
+    dying: set[fx.Node] = set()
+    stack = [plain.of[node] for node in changed]
     while stack:
         fact = stack.pop()
-        if isinstance(fact, fx.Node) and fact not in seen:
-            seen.add(fact)
-            stack.extend(facts.of[n] for n in fact.all_input_nodes)
-    return {n for n in seen if n.op == "call_function"}
+        if isinstance(fact, fx.Node):
+            left[fact] -= 1
+            if left[fact] == 0:
+                dying.add(fact)
+                stack.extend(whole.of[n] for n in fact.all_input_nodes)
+    return {node for node in dying if node.op == "call_function" and node in reads}
 
 
 def _of_alone(guard: fx.Node) -> set[fx.Node]:
@@ -163,14 +195,19 @@ def _is_view_of(node: object, guard: fx.Node) -> bool:
     return node is guard
 
 
-def levels(region: Region, order: Sequence[fx.Node]) -> dict[int, list[fx.Node]]:
+def levels(region: Region) -> dict[int, list[fx.Node]]:
     """The region's calls by how often the way to them leaves the region: forward 0, backward and update 1."""
     level: dict[fx.Node, int] = {}
     result: dict[int, list[fx.Node]] = {}
-    for node in order:
+    waiting, queued = sorted(region.nodes), set(region.nodes)
+    while waiting:
+        node = heappop(waiting)
         is_inside = node in region.nodes
         steps = [level.get(n, 0) + int(n in region.nodes and not is_inside) for n in node.all_input_nodes]
         level[node] = max(steps, default=0)
         if is_inside:
             result.setdefault(level[node], []).append(node)
+        for user in node.users.keys() - queued:
+            heappush(waiting, user)
+            queued.add(user)
     return result

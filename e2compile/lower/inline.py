@@ -73,12 +73,10 @@ def _taken(
 
 def _specialise(step: StepGraph) -> None:
     """Within a guard's calls its mask is true: choices by it are made, products with it drop out."""
-    axes = batch_axes(step)
-    for guard in step.graph.find_nodes(op="call_function", target=GUARD):
-        facts = Facts(step.graph, axes, guard, value=True, by_row=True)
-        for node in list(step.graph.nodes):
-            if guard not in live_of(node):
-                continue
+    plain = Facts(step.graph, batch_axes(step), value=True, by_row=True)
+    guards = step.graph.find_nodes(op="call_function", target=GUARD)
+    for guard, facts in [(guard, plain.given(guard)) for guard in guards]:
+        for node in [node for node in step.graph.nodes if guard in live_of(node)]:
             for operand in node.all_input_nodes:
                 same = facts.of[operand]
                 if isinstance(same, fx.Node) and same is not operand and guard in live_of(operand):

@@ -57,6 +57,16 @@ class Lowering:
     def module(self) -> IRModule:
         return self.builder.get()
 
+    def lines(self) -> dict[str, list[str]]:
+        """The model's lines that each kernel of a contraction or pooling computes something of."""
+        found: dict[str, dict[str, None]] = {}
+        for plan in self.schedules.values():
+            for item in plan.kernels:
+                if isinstance(item, Call):
+                    lines = found.setdefault(str(self.kernel(item).name_hint), {})
+                    lines |= dict.fromkeys(where(r.node) for r in item.results if r.node is not None)
+        return {name: list(lines) for name, lines in found.items()}
+
     def kernel(self, item: LoopKernel | Call | LiveSamples) -> Any:
         """The global variable of a kernel, generated the first time it is asked for."""
         key = _key(item)

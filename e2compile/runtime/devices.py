@@ -6,7 +6,7 @@ from typing import Any
 
 from e2compile.errors import UsageError
 
-# The module of each such target: its FILES lie in a Program folder, its attach() serves a library's calls.
+# The module of each such target. FILES lie in a Program folder; check and attach take a device's name.
 _MODULES = {"fpga": "e2compile.targets.vta.attach"}
 
 
@@ -16,15 +16,18 @@ def files(target: str) -> tuple[str, ...]:
 
 
 def check(target: str, device: str | None) -> None:
-    """Raise UsageError where a device is named and the target has none."""
-    if device is not None and target not in _MODULES:
+    """Raise UsageError for a device that is named where the target has none, or none of that name."""
+    if device is None:
+        return
+    if target not in _MODULES:
         raise UsageError(f"a program for target {target} has no device to choose: leave out {device}")
+    import_module(_MODULES[target]).check(device)
 
 
 def attach(target: str, folder: Path, library: Any, device: str | None) -> Any:
     """What drives a program's device; None where it has none. `device` names it, by default the target's.
 
-    Raises UsageError for a device that is none, DeviceError for one that cannot be reached.
+    Raises UsageError for a device that is not the program's, DeviceError for one that cannot be reached.
     """
     if target not in _MODULES:
         return None

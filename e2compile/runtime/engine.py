@@ -1,12 +1,14 @@
 """TVM's runtime: all cores, no torch."""
 
 import os
-import shutil
 import sys
 import tempfile
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from numpy.typing import NDArray
 
 from e2compile.errors import MissingError, UsageError
 
@@ -35,29 +37,48 @@ def import_tvm() -> ModuleType:
     return tvm  # type: ignore[no-any-return]
 
 
-def _load(tvm: ModuleType, path: Path) -> Any:
-    """A library under a name of its own: the loader keeps to the first file that it knew by a name."""
-    with tempfile.TemporaryDirectory() as folder:
-        return tvm.runtime.load_module(shutil.copy(path, folder))
-
-
 class Library:
-    """A compiled library's functions, called with TVM tensors."""
+    """A compiled library's functions, called with TVM tensors.
+
+    It is read at once and loaded, TVM with it, when it is first called: who only compiles or exports does
+    without, and a folder that is compiled anew leaves the programs in memory as they are.
+    """
 
     def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise UsageError(f"{path} is missing: compile the program again")
+        self.path, self.code = path, path.read_bytes()
+
+    @property
+    def module(self) -> Any:
+        return self._loaded[0]
+
+    @property
+    def machine(self) -> Any:
+        return self._loaded[1]
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
         tvm = import_tvm()
         from tvm import relax
 
-        if not path.is_file():
-            raise UsageError(f"{path} is missing: compile the program again")
         try:
-            self.module = _load(tvm, path)
-            self.machine = relax.VirtualMachine(self.module, tvm.cpu())
+            module = self._load(tvm)
+            return module, relax.VirtualMachine(module, tvm.cpu())
         except Exception as error:
             raise MissingError(
-                f"{path} cannot be loaded on this machine: {str(error).splitlines()[-1]}"
+                f"{self.path} cannot be loaded on this machine: {str(error).splitlines()[-1]}"
             ) from error
-        self.tensor = tvm.runtime.tensor
+
+    def _load(self, tvm: ModuleType) -> Any:
+        """Under a name of its own: the loader keeps to the first file that it knew by a name."""
+        with tempfile.TemporaryDirectory() as folder:
+            own = Path(folder) / self.path.name
+            own.write_bytes(self.code)
+            return tvm.runtime.load_module(str(own))
+
+    def tensor(self, array: NDArray[Any]) -> Any:
+        return import_tvm().runtime.tensor(array)
 
     def call(self, name: str, arguments: list[Any]) -> list[Any]:
         return list(self.machine[name](*arguments))

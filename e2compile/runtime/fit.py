@@ -23,6 +23,7 @@ from e2compile.runtime.loader import Augment, Loader, evaluation, split_validati
 from e2compile.runtime.program import Evaluation, Program, StepResult
 
 _LOSSES = "run.losses"
+_DEVICE = "device_seconds"  # among a run's counters
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Results:
     Means over the executed steps: `executed` is the share of samples that each gated block ran for,
     `predicted` the share of each convolution's weights whose sign was sure, `fallback` the share of steps in
     which the rest of its product ran, `errors` that of predicted signs that were wrong, where measured.
+    `modelled_device_seconds` is what a cycle model says that the device took for the executed steps; None for
+    a program without a device.
     """
 
     steps_scheduled: int
@@ -85,6 +88,7 @@ class Results:
     fallback: dict[str, float] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    modelled_device_seconds: float | None = None
 
 
 def resolve(data: Any, program: Program) -> Dataset:
@@ -192,9 +196,11 @@ class Run:
         if self.program.keep(position):
             loaded, batch = next(batches)
             assert loaded == position
+            before = self.program.device_seconds
             result = self.program.execute(batch)
             self.losses.append(result.loss or 0.0)
             self._count(result)
+            self._count_device(before)
         else:
             result = self.program.drop()
         seconds = time.perf_counter() - self.began
@@ -213,6 +219,13 @@ class Run:
         sums = self.progress.counters
         added = {name: sums.get(name, 0.0) + float(value) for name, value in result.counters.items()}
         self.progress = replace(self.progress, counters=sums | added)
+
+    def _count_device(self, before: float | None) -> None:
+        """Add what the device took for a step, which it began after `before` seconds."""
+        after = self.program.device_seconds
+        if before is not None and after is not None:
+            total = self.progress.counters.get(_DEVICE, 0.0) + after - before
+            self.progress = replace(self.progress, counters=self.progress.counters | {_DEVICE: total})
 
     def _mean(self, suffix: str, per_step: int = 1) -> dict[str, float]:
         """The mean over executed steps of each counter of one kind, by what it belongs to."""
@@ -258,6 +271,7 @@ class Run:
             fallback=self._mean(".fallback"),
             errors=self._mean(".errors"),
             history=list(self.progress.history),
+            modelled_device_seconds=self.progress.counters.get(_DEVICE),
         )
         (self.folder / "results.json").write_text(json.dumps(vars(results), indent=1) + "\n")
         return results

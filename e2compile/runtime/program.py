@@ -55,25 +55,22 @@ class Program:
         manifests.check(self.manifest, folder, needed)
         devices.check(self.manifest.target, device)
         self.device = device
+        self._code = Library(folder / LIBRARY)
         self.rates = states.read(folder / states.RATES)["rates"]
         self.steps_per_epoch = 1
         self.position = 0
         self.restore(states.read(folder / states.INITIAL))
 
     @cached_property
-    def _loaded(self) -> tuple[Library, Any]:
-        """The code, loaded when it is first called: what is only compiled or exported takes no TVM."""
-        library = Library(self.folder / LIBRARY)
-        return library, devices.attach(self.manifest.target, self.folder, library.module, self.device)
+    def driver(self) -> Any:
+        """What drives the device, attached when the code is first called; None for a target that has none."""
+        return devices.attach(self.manifest.target, self.folder, self._code.module, self.device)
 
     @property
     def library(self) -> Library:
-        return self._loaded[0]
-
-    @property
-    def driver(self) -> Any:
-        """What drives the device; None for a target that has none."""
-        return self._loaded[1]
+        """The code with its device attached: what is only compiled or exported takes no TVM."""
+        _ = self.driver
+        return self._code
 
     @property
     def seed(self) -> int:
@@ -163,7 +160,19 @@ class Program:
         dataset = resolve(data, self)
         return evaluate(self, dataset.test, Augment.of(dataset))
 
+    @property
+    def device_seconds(self) -> float | None:
+        """What the device has run for, by the target's model; None for a target without a device."""
+        return None if self.driver is None else float(self.driver.seconds)
+
+    def close(self) -> None:
+        """Let go of the program's device, so that others can have it; the program runs no more."""
+        if "_loaded" in vars(self) and self.driver is not None:
+            self.driver.close()
+
     def _call(self, name: str, values: Mapping[str, Any]) -> list[Any]:
+        if self.driver is not None:
+            self.driver.serve()
         inputs = self.manifest.functions[name].inputs
         return self.library.call(name, [self._argument(t, values) for t in inputs])
 

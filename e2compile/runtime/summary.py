@@ -57,6 +57,12 @@ def summarise(program: Program) -> Summary:
     return Summary(operators, calls, kernels, state, planned, verified["passed"], worst, dense)
 
 
+def compile_report(folder: Path) -> dict[str, Any]:
+    """What compiling a Program took and gave; UsageError where it is none, or the file is damaged."""
+    manifests.check(manifests.read(folder), folder, _FILES[:1])
+    return _load(folder / _FILES[0])
+
+
 def _load(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_text())
     return content

@@ -5,8 +5,9 @@ oracle takes the program's decisions - gates, codes, masks, places of maxima - w
 and says how far its own would have been from them; integers that are no decision must be the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ _ELEMENTWISE = (*ARITHMETIC, *COMPARISONS, torch.ops.aten.where.self, torch.ops.
 _COND = torch.ops.higher_order.cond
 # Two sides of a comparison this near to each other, as a share of the largest magnitude, may change places.
 _NEAR = 1e-5
+# As near are they as rounding usually makes them: the batch norms before a ReLU err by a few times 2^-24.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,17 @@ class Oracle:
         dtype: torch.dtype,
         layout: torch.memory_format = torch.contiguous_format,
         number: int | None = None,
+        is_flipped: bool = False,
     ) -> Values:
-        """The results in floats of `dtype`; `number` moves the weights a little, see Start.nudged."""
+        """The results in floats of `dtype`; `number` moves the weights a little, see Start.nudged.
+
+        `is_flipped` turns over what is close and the program has not stored: the other side of each kink.
+        """
         arguments = arguments_of(self.step, self.start.nudged(number), dtype, layout)
         self.record = []
+        interpreter = _Interpreter(self.step.module, self.stored, dtype, self.record, is_flipped)
         with torch.no_grad():
-            results = _Interpreter(self.step.module, self.stored, dtype, self.record).run(*arguments)
+            results = interpreter.run(*arguments)
         return {(s.kind, s.target): value for s, value in zip(self.step.outputs, results, strict=True)}
 
 
@@ -79,45 +87,64 @@ class _Interpreter(fx.Interpreter):
         stored: Mapping[fx.Node, Stored],
         dtype: torch.dtype,
         record: list[Decision],
+        is_flipped: bool = False,
     ) -> None:
         super().__init__(module)
-        self.stored, self.dtype, self.record = stored, dtype, record
+        self.stored, self.dtype, self.record, self.is_flipped = stored, dtype, record, is_flipped
         self.close: dict[fx.Node, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
+        if n.target is _COND:
+            return self._conditional(n)
         value = super().run_node(n)
         stored = self.stored.get(n)
-        if stored is None:
-            if n.target in COMPARISONS:
-                near = _near(n, self.fetch_args_kwargs_from_env(n)[0], value)
-                self.close |= {n: near} if near.any() else {}
-            return value
         args, _ = self.fetch_args_kwargs_from_env(n)
-        self.record.append(_differences(n, args, value, stored, self._close_before(n)))
+        if stored is None:
+            near = _kinks(n, args, value, _NEAR)
+            if near is None or not near.any():
+                return value
+            self.close[n] = near
+            if not self.is_flipped:
+                return value
+            return _other_side(args, value, _kinks(n, args, value, _ROUNDING))
+        self.record.append(_differences(n, args, value, stored, self._close(n)))
         if n.target in PRODUCTS:
             return value
         return stored.value if stored.rows is None else torch.where(stored.rows, stored.value, value)
 
-    def _close_before(self, node: fx.Node) -> list[Tensor]:
+    def _conditional(self, n: fx.Node) -> Any:
+        """The branch that is taken; what was close before it is so within, and the other way round."""
+        (condition, taken, other, operands), _ = self.fetch_args_kwargs_from_env(n)
+        branch = taken if bool(condition) else other
+        inner = _Interpreter(branch, self.stored, self.dtype, self.record, self.is_flipped)
+        places = branch.graph.find_nodes(op="placeholder")
+        inner.close |= _merged(zip(places, map(self._close, n.args[3]), strict=True))  # type: ignore[arg-type]
+        values = inner.run(*operands)
+        results = branch.graph.output_node().args[0]
+        self.close |= _merged((item, inner._close(results[item.args[1]])) for item in n.users)
+        return values
+
+    def _close(self, node: fx.Node) -> list[Tensor]:
         """Where comparisons that the program took within a kernel, and stored nowhere, were close, of those
         that decide about the same element of `node`."""
         shape, seen, waiting = node.meta["val"].shape, {node}, [node]
         while waiting:
             for before in waiting.pop().all_input_nodes:
-                is_same = before.target in _ELEMENTWISE and before.meta["val"].shape == shape
-                if is_same and before not in seen:
+                is_known = before.target in _ELEMENTWISE or before in self.close
+                if is_known and before not in seen and before.meta["val"].shape == shape:
                     seen.add(before)
                     waiting.append(before)
         return [self.close[n] for n in seen if n in self.close]
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if target is _COND:
-            condition, taken, other, operands = args
-            branch = taken if bool(condition) else other
-            return _Interpreter(branch, self.stored, self.dtype, self.record).run(*operands)
         if kwargs.get("dtype") is torch.float32:
             kwargs = {**kwargs, "dtype": self.dtype}
         return super().call_function(target, args, kwargs)
+
+
+def _merged(close: Iterable[tuple[fx.Node, list[Tensor]]]) -> dict[fx.Node, Tensor]:
+    """One mask for each node of those that have any."""
+    return {node: reduce(torch.logical_or, masks) for node, masks in close if masks}
 
 
 def _differences(node: fx.Node, args: Any, own: Tensor, stored: Stored, close: Sequence[Tensor]) -> Decision:
@@ -137,13 +164,33 @@ def _differences(node: fx.Node, args: Any, own: Tensor, stored: Stored, close: S
     return Decision(targets(node), where(node), *shares, elements, node.target in PRODUCTS, unit)
 
 
-def _near(node: fx.Node, args: Any, like: Tensor) -> Tensor:
+def _kinks(node: fx.Node, args: Any, value: Tensor, share: float) -> Tensor | None:
+    """Where a call decides by a hair: comparisons, and ReLUs, whose gradient asks whether the result is zero.
+
+    Sides that are equal to the bit, as those of that question are, are no near miss.
+    """
+    if node.target is torch.ops.aten.relu.default:
+        return args[0].abs() <= share * args[0].abs().max()  # type: ignore[no-any-return]
+    if node.target not in COMPARISONS:
+        return None
+    return _near(node, args, value, share) & (torch.as_tensor(args[0]) != torch.as_tensor(args[1]))
+
+
+def _other_side(args: Any, value: Tensor, near: Any) -> Tensor:
+    """What a call would give were its first argument a little larger, or smaller."""
+    if value.dtype is torch.bool:
+        return value ^ near
+    smallest = torch.finfo(value.dtype).tiny
+    return torch.where(near, torch.where(args[0] > 0, 0.0, smallest), value)
+
+
+def _near(node: fx.Node, args: Any, like: Tensor, share: float = _NEAR) -> Tensor:
     """Where the two sides of a comparison are within rounding of each other; nowhere for other calls."""
     if node.target not in COMPARISONS:
         return torch.zeros_like(like, dtype=torch.bool)
     a, b = (torch.as_tensor(side, dtype=torch.float64) for side in args[:2])
     largest = max(float(a.abs().max()), float(b.abs().max()))
-    return ((a - b).abs() <= _NEAR * largest).expand(like.shape)
+    return ((a - b).abs() <= share * largest).expand(like.shape)
 
 
 def rows_of(mask: Tensor, axis: int, rank: int) -> Tensor:

@@ -22,6 +22,7 @@ from e2compile.targets.vta.device import PAGE
 
 _START, _AUTO_RESTART = 0x01, 0x80
 _LIMIT = 1 << 32  # bytes; registers hold 32-bit addresses
+BUFFER = "udmabuf0"
 
 
 class Registers(Protocol):
@@ -146,6 +147,9 @@ class Board:
     def is_done(self) -> bool:
         return self._control.is_done()
 
+    def close(self) -> None:
+        """Memory stays mapped until nobody holds the board."""
+
     def _allocated(self, address: int, size: int) -> NDArray[np.uint8]:
         first = address - self._buffer.address
         if first < 0 or size < 0 or first + size > self._used:
@@ -183,7 +187,7 @@ class _Mapped:
         self._words[offset // 4] = value
 
 
-def opened(config: Config, name: str = "udmabuf0") -> Board:
+def opened(config: Config, name: str = BUFFER) -> Board:
     """The VTA of the board that this process runs on, with the u-dma-buf of that name as its memory."""
     wiring = _WIRING[config.target]
     folders = [Path("/sys/class") / driver / name for driver in ("u-dma-buf", "udmabuf")]

@@ -19,7 +19,7 @@ from e2compile.targets.vta.stream import INP, OUT, WGT, Stream
 from e2compile.targets.vta.work import Correlation
 
 # Shapes of tiles of which streams are made and timed, for the fastest.
-_TRIED = 3
+_TRIED = 4
 
 
 @lru_cache(maxsize=256)

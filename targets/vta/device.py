@@ -29,5 +29,8 @@ class Device(Protocol):
         Raises DeviceError where it is known that they will not reach their FINISH: by a simulator.
         """
 
+    def close(self) -> None:
+        """Let go of the device, so that others can have it."""
+
     def is_done(self) -> bool:
         """Whether the run has reached its FINISH. Raises DeviceError where it cannot any more."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from e2compile.errors import DeviceError
+from e2compile.errors import DeviceError, UsageError
 from e2compile.targets.vta import isa
 from e2compile.targets.vta.device import Device
 from e2compile.targets.vta.stream import INP, OUT, UOP, WGT, bases
@@ -42,6 +42,18 @@ class Driver:
         self.uops = [self._written(stream.uops) for stream in table.streams]
         self.programs = [[self._program(run) for run in operator.runs] for operator in operators]
 
+    def serve(self) -> None:
+        """Take the calls of the library that calls next; it keeps to whoever takes its first call."""
+        import tvm_ffi
+
+        for error in (DeviceError, UsageError):  # so that they pass through the library as what they are
+            tvm_ffi.register_error(error.__name__, error)
+        tvm_ffi.register_global_func(self.table.call, self.run, override=True)
+
+    def close(self) -> None:
+        """Let go of the device."""
+        self.device.close()
+
     def run(self, number: int, groups: int, inp: Any, wgt: Any, out: Any) -> None:
         """Run an operator for so many groups of samples; buffers are the host's, by address."""
         operator = self.table.operators[number]
@@ -65,15 +77,24 @@ class Driver:
     def cycles(self) -> int:
         """The cycles that the cycle model counts for all that was run."""
         operators = self.table.operators
-        each = [sum(run.cycles for run in operator.runs) for operator in operators]
-        return sum(each[number] * groups for number, groups in self.groups_run.items())
+        groups_run = self.groups_run.items()
+        return sum(self.table.cost(operators[number]).cycles * groups for number, groups in groups_run)
+
+    @property
+    def seconds(self) -> float:
+        """The same at the board's clock."""
+        return self.cycles / self.clock_hz
+
+    @property
+    def clock_hz(self) -> float:
+        return self.table.config.board.clock_hz
 
     def _run(self, operator: Operator, address: int, count: int) -> None:
         self.device.start(address, count)
         until = time.monotonic() + TIMEOUT_SECONDS
         while not self.device.is_done():
             if time.monotonic() > until:
-                raise DeviceError(f"{operator.name} did not finish within {TIMEOUT_SECONDS:.0f} s")
+                raise DeviceError(f"{operator.name} did not finish within {TIMEOUT_SECONDS:g} s")
 
     def _program(self, run: Run) -> tuple[int, int]:
         """A run's instructions in the device's memory: their address and number."""

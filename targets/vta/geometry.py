@@ -12,8 +12,10 @@ from e2compile.lower.workload import Convolution
 from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.work import Accumulation, Correlation, Taps
 
-# Images of one run: as many as a weight gradient adds up in its lanes.
+# Images of one run: many, so that it seldom starts and drains; few where a gate leaves some of a batch out,
+# as the last group is run whole.
 GROUP = 16
+GATED_GROUP = 4
 _LARGEST_PRODUCT = 1 << 14  # of two bytes: -128 * -128
 _SUM_BITS = 32
 
@@ -89,7 +91,7 @@ class Gradient:
     work: Accumulation
 
 
-def forward(conv: Convolution, config: Config) -> Gather | None:
+def forward(conv: Convolution, config: Config, gated: bool = False) -> Gather | None:
     """The runs of a convolution; None where the array cannot do it."""
     terms = prod(conv.kernel) * conv.in_channels
     planes = _planes(terms)
@@ -107,7 +109,7 @@ def forward(conv: Convolution, config: Config) -> Gather | None:
             conv.height + 2 * conv.padding[0], conv.width + 2 * conv.padding[1], border=conv.padding
         )
     channels = conv.in_channels * (len(taps) if is_folded else 1)
-    images = _images(conv, config)
+    images = _images(conv, config, gated)
     work = Correlation(
         inputs=_blocks(channels, config),
         outputs=_blocks(conv.out_channels, config),
@@ -123,7 +125,7 @@ def forward(conv: Convolution, config: Config) -> Gather | None:
     return Gather(conv, False, images, patch, (Part(work, tuple(_kernel(conv))[: len(work.taps)]),))
 
 
-def input_gradient(conv: Convolution, config: Config) -> Gather | None:
+def input_gradient(conv: Convolution, config: Config, gated: bool = False) -> Gather | None:
     """The runs of a convolution's input gradient: one for each of the stride's parities that has taps.
 
     dx[iy] adds up dy[oy] w[ky] where iy + padding - ky * dilation = oy * stride; for the iy of one parity
@@ -140,7 +142,7 @@ def input_gradient(conv: Convolution, config: Config) -> Gather | None:
     ]
     sizes = (conv.out_height, conv.out_width)
     height, width = (border + max(size, end) for border, size, end in zip(low, sizes, high, strict=True))
-    images = _images(conv, config)
+    images = _images(conv, config, gated)
     parts = []
     for row in rows:
         for column in columns:
@@ -163,7 +165,7 @@ def input_gradient(conv: Convolution, config: Config) -> Gather | None:
     return Gather(conv, True, images, Patch(height, width, border=(low[0], low[1])), tuple(parts))
 
 
-def weight_gradient(conv: Convolution, config: Config) -> Gradient | None:
+def weight_gradient(conv: Convolution, config: Config, gated: bool = False) -> Gradient | None:  # noqa: ARG001
     """The run of a convolution's weight gradient: samples in the lanes, a sum over pixels."""
     planes = _planes(config.block * conv.out_height * conv.out_width)
     if conv.groups > 1 or planes is None:
@@ -224,9 +226,10 @@ def _blocks(channels: int, config: Config) -> int:
     return -(-channels // config.block)
 
 
-def _images(conv: Convolution, config: Config) -> int:
-    """Samples of a group: what the batch has, up to GROUP, in whole input blocks."""
-    return -(-min(conv.batch, GROUP) // config.batch) * config.batch
+def _images(conv: Convolution, config: Config, gated: bool) -> int:
+    """Samples of a group: what the batch has, up to a group's, in whole input blocks."""
+    most = min(conv.batch, GATED_GROUP if gated else GROUP)
+    return -(-most // config.batch) * config.batch
 
 
 def _planes(terms: int) -> int | None:

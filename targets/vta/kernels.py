@@ -7,6 +7,7 @@ from tvm.tirx import PrimFunc
 
 from e2compile.lower.workload import Convolution
 from e2compile.targets.llvm.kernels import LlvmKernels
+from e2compile.targets.vta.table import convolution
 
 WHAT, WORKLOAD, SIGNED, GATED = "vta.what", "vta.workload", "vta.signed", "vta.gated"
 FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = "forward", "input_gradient", "weight_gradient"
@@ -36,5 +37,4 @@ def _noted(kernel: PrimFunc, what: str, conv: Convolution, signed: bool, gated: 
 
 def workload(kernel: PrimFunc) -> Convolution:
     """The workload that a kernel was noted with."""
-    content = json.loads(str(kernel.attrs[WORKLOAD]))
-    return Convolution(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+    return convolution(json.loads(str(kernel.attrs[WORKLOAD])))

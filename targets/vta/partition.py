@@ -13,9 +13,9 @@ from e2compile.targets.vta import kernels as noted
 from e2compile.targets.vta.check import check
 from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.geometry import Gather, Gradient
+from e2compile.targets.vta.report import cost
 from e2compile.targets.vta.stream import Stream
 from e2compile.targets.vta.table import Binary, Operator, Run, Table
-from e2compile.targets.vta.timing import timing
 from e2compile.targets.vta.work import Correlation, Work
 
 Plan = Gather | Gradient
@@ -49,7 +49,8 @@ def partition(module: IRModule, config: Config) -> tuple[IRModule, Table]:
 def _plan(kernel: PrimFunc, config: Config) -> Plan | None:
     if not kernel.attrs or noted.WHAT not in kernel.attrs:
         return None
-    return _PLANS[str(kernel.attrs[noted.WHAT])](noted.workload(kernel), config)
+    plan = _PLANS[str(kernel.attrs[noted.WHAT])]
+    return plan(noted.workload(kernel), config, bool(kernel.attrs[noted.GATED]))
 
 
 class _Streams:
@@ -59,21 +60,16 @@ class _Streams:
         self.config = config
         self.numbers: dict[Work, int] = {}
         self.binaries: list[Binary] = []
-        self.cycles: list[int] = []
 
-    def __call__(self, work: Work) -> tuple[int, int]:
-        """The number of a work's stream, and its cycles."""
+    def __call__(self, work: Work) -> int:
+        """The number of a work's stream."""
         if work not in self.numbers:
             stream = compiled(work, self.config)
             self.numbers[work] = len(self.binaries)
-            self.binaries.append(
-                Binary(
-                    isa.encode(stream.instructions, self.config), isa.encode_uops(stream.uops, self.config)
-                )
-            )
-            self.cycles.append(timing(stream.instructions, self.config).total)
-        number = self.numbers[work]
-        return number, self.cycles[number]
+            words = isa.encode(stream.instructions, self.config)
+            uops = isa.encode_uops(stream.uops, self.config)
+            self.binaries.append(Binary(words, uops, cost(stream, self.config)))
+        return self.numbers[work]
 
 
 @cache
@@ -92,10 +88,9 @@ def _operator(name: str, kernel: PrimFunc, plan: Plan, streams: _Streams) -> Ope
     runs, wgt, out = [], 0, 0
     works = [part.work for part in plan.parts] if isinstance(plan, Gather) else [plan.work]
     for work in works:
-        stream, cycles = streams(work)
         wgt_bytes = prod(work.wgt_shape) * config.wgt_bytes
         out_bytes = prod(work.out_shape) * config.out_bytes
-        runs.append(Run(stream, wgt, wgt_bytes, out, out_bytes, cycles))
+        runs.append(Run(streams(work), wgt, wgt_bytes, out, out_bytes))
         wgt, out = wgt + wgt_bytes, out + out_bytes
     group = plan.images if isinstance(plan, Gather) else config.block
     return Operator(

@@ -32,8 +32,10 @@ class Remote:
             raise DeviceError(f"no VTA server can be reached at {address}: {error}") from error
         try:
             self._ask(wire.HELLO.pack(wire.MAGIC, wire.VERSION), config.name.encode())
-        except DeviceError:
+        except DeviceError as error:
             self.close()
+            if isinstance(error.__cause__, TimeoutError):
+                error.add_note("  it serves one client at a time: is another one connected?")
             raise
 
     @property

@@ -102,7 +102,7 @@ def main() -> int:
         "--host", default="127.0.0.1", help="listen at this address, by default to this machine alone"
     )
     parser.add_argument("--port", type=int, default=wire.PORT)
-    parser.add_argument("--buffer", default="udmabuf0", help="the u-dma-buf that is the VTA's memory")
+    parser.add_argument("--buffer", default=board.BUFFER, help="the u-dma-buf that is the VTA's memory")
     options = parser.parse_args()
     vta = config.named(options.config)
     try:

@@ -115,6 +115,9 @@ class Simulator:
         self.instructions += count
         self._is_done = True
 
+    def close(self) -> None:
+        """There is nothing that others wait for."""
+
     def is_done(self) -> bool:
         return self._is_done
 

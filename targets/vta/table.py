@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from e2compile.errors import UsageError
+from e2compile.lower.workload import Convolution
 from e2compile.targets.vta import config as configs
 from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.isa import Words
@@ -20,18 +22,60 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run of a stream for a group: where its weights and sums lie in the operator's buffers, in bytes.
+class Cost:
+    """What streams cost, by the cycle model: `cycles` from the host's start to the end.
 
-    `cycles` are those that the cycle model counts.
+    `load`, `compute` and `store` are the cycles in which a stage is busy, `gemm` and `alu` those of the
+    compute stage's products and ALU operations. Bytes are what moves between DRAM and each memory.
     """
+
+    instructions: int = 0
+    uops: int = 0
+    cycles: int = 0
+    load: int = 0
+    compute: int = 0
+    store: int = 0
+    gemm: int = 0
+    alu: int = 0
+    inp_bytes: int = 0
+    wgt_bytes: int = 0
+    acc_bytes: int = 0
+    out_bytes: int = 0
+    uop_bytes: int = 0
+    instruction_bytes: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __mul__(self, times: int) -> "Cost":
+        return Cost(*(a * times for a in astuple(self)))
+
+    @property
+    def bound(self) -> int:
+        """Cycles if the compute stage never waited or loaded."""
+        return self.gemm + self.alu
+
+    @property
+    def moved_bytes(self) -> int:
+        return (
+            self.inp_bytes
+            + self.wgt_bytes
+            + self.acc_bytes
+            + self.out_bytes
+            + self.uop_bytes
+            + self.instruction_bytes
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a stream for a group: where its weights and sums lie in the operator's buffers, in bytes."""
 
     stream: int
     wgt: int
     wgt_bytes: int
     out: int
     out_bytes: int
-    cycles: int
 
 
 @dataclass(frozen=True)
@@ -52,6 +96,16 @@ class Operator:
     own_weights: bool
     runs: tuple[Run, ...]
 
+    @property
+    def conv(self) -> Convolution:
+        return convolution(self.workload)
+
+
+def convolution(content: dict[str, Any]) -> Convolution:
+    """A workload from its fields."""
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+    return Convolution(**values)
+
 
 @dataclass(frozen=True)
 class Binary:
@@ -59,6 +113,7 @@ class Binary:
 
     instructions: Words
     uops: NDArray[np.uint32]
+    cost: Cost
 
 
 @dataclass(frozen=True)
@@ -67,7 +122,11 @@ class Table:
     operators: tuple[Operator, ...]
     streams: tuple[Binary, ...]
 
-    @property
+    def cost(self, operator: Operator) -> Cost:
+        """Of an operator's runs for one group."""
+        return sum((self.streams[run.stream].cost for run in operator.runs), Cost())
+
+    @cached_property
     def call(self) -> str:
         """The name of the function that the host calls to run an operator: one for each content."""
         digest = hashlib.sha256(json.dumps(_content(self)).encode())
@@ -90,6 +149,7 @@ def _content(table: Table) -> dict[str, Any]:
         "schema": SCHEMA,
         "config": {key.upper(): value for key, value in asdict(table.config).items()},
         "operators": [asdict(operator) for operator in table.operators],
+        "streams": [asdict(stream.cost) for stream in table.streams],
     }
 
 
@@ -103,11 +163,11 @@ def read(folder: Path) -> Table:
         operators = tuple(
             Operator(**(o | {"runs": tuple(Run(**run) for run in o["runs"])})) for o in content["operators"]
         )
-        streams = tuple(_binary(arrays, number) for number in range(len(arrays) // 2))
+        streams = tuple(_binary(arrays, number, Cost(**c)) for number, c in enumerate(content["streams"]))
         return Table(configs.parse(content["config"], str(path)), operators, streams)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} cannot be read: compile the program again") from error
 
 
-def _binary(arrays: dict[str, NDArray[Any]], number: int) -> Binary:
-    return Binary(arrays[f"instructions.{number}"], arrays[f"uops.{number}"])
+def _binary(arrays: dict[str, NDArray[Any]], number: int, cost: Cost) -> Binary:
+    return Binary(arrays[f"instructions.{number}"], arrays[f"uops.{number}"], cost)

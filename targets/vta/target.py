@@ -49,19 +49,22 @@ class VtaTarget:
         return graph.apply(Quantise())
 
     def build(self, module: "IRModule", path: Path) -> None:
-        """Compile `module` to a library, and streams beside it. Raises MissingError without a linker."""
+        """Compile `module` to a library; streams and a report beside it. MissingError without a linker."""
         from tvm import IRModule
 
-        from e2compile.targets.vta import table
+        from e2compile.targets.vta import census, report, table
         from e2compile.targets.vta.interpreter import interpreter
         from e2compile.targets.vta.partition import partition
         from e2compile.targets.vta.simulator import INTERPRETER
 
+        folder = path.parent.parent
         offloaded, found = partition(module, self.config)
         simulator = interpreter(self.config).with_attr("global_symbol", INTERPRETER)
         offloaded.update(IRModule({INTERPRETER: simulator}))
         self.host.build(offloaded, path)
-        table.write(found, path.parent.parent)
+        table.write(found, folder)
+        left = census.left(module, found)
+        report.write(report.report(found, census.calls(module), left), folder)
 
 
 FPGA = VtaTarget()

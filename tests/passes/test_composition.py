@@ -9,6 +9,7 @@ import e2compile
 from e2compile.passes import BatchDrop, LayerGate, SignPredict
 from e2compile.pipeline import Pass, Stage, capture
 from tests import models
+from tests.networks import CIFAR, network
 from tests.steps import images
 
 PASSES: dict[str, Pass] = {
@@ -43,3 +44,13 @@ def test_every_subset_compiles_and_is_verified(names: tuple[str, ...]) -> None:
     assert kinds == ({"executed"} if "slu" in names else set()) | (
         {"sure", "fallback"} if "psg" in names else set()
     )
+
+
+def test_all_passes_on_blocks_with_depthwise_convolutions() -> None:
+    """benchmarks/subsets.py does every set on whole networks, with the gates forced too."""
+    graph = capture(network("mobilenet_v2"), images(CIFAR)).apply(*PASSES.values())
+    program = e2compile.compile(graph, cache=False)
+    outlined = next(stage for stage in graph.stages if stage.name == "outlined")
+    assert outlined.changed
+    assert outlined.notes == ()
+    assert program.execute(tuple(t.numpy() for t in images(CIFAR))).counters

@@ -39,5 +39,8 @@ class Interpreted:
         words = self.read(instructions, 16 * count).view(np.uint64).reshape(count, 2)
         Interpreter(self.config, self.memory, self.order, self.seed, self.hazards).run(words)
 
+    def close(self) -> None:
+        pass
+
     def is_done(self) -> bool:
         return True

@@ -1,0 +1,86 @@
+"""How reports look: what compiling took and gave, what the FPGA's array does layer by layer."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from e2compile.display import out, say, size, table
+
+if TYPE_CHECKING:
+    from e2compile.targets.vta.report import Figures, HostRow, Report, Row
+
+_WIDTH = 140  # at least: a line that a terminal breaks can still be read, one that is cut cannot
+_NUMBERS = ("calls", "cycles", "share", "ms", "bound", "epilogue", "array", "moved")
+
+# The model's lines of each kernel.
+Lines = Mapping[str, Sequence[str]]
+
+
+def compiled(report: Mapping[str, Any]) -> None:
+    """Seconds of each phase, kernels, calls and planned memory."""
+    calls = ", ".join(f"{name} {count}" for name, count in report["calls"].items())
+    planned = ", ".join(f"{name} {size(count)}" for name, count in report["planned_bytes"].items())
+    seconds = [(phase, f"{seconds:.2f} s") for phase, seconds in report["seconds"].items()]
+    table([*seconds, ("kernels", str(report["kernels"])), ("calls", calls), ("planned memory", planned)])
+
+
+def fpga(report: "Report", lines: Lines) -> None:
+    """Each function that uses the array, its kernels with the longest first, and what stays on the host."""
+    speed = f"{report.macs_per_cycle} multiply-accumulates a cycle, {report.clock_hz / 1e6:.0f} MHz"
+    say(f"{report.board} {report.configuration}: {speed}")
+    say(f"modelled, with a DRAM latency of {report.latency_cycles} cycles, {report.latency_source}")
+    for function, total in report.totals.items():
+        if total.cost.cycles:
+            _function(function, total, report.rows, lines)
+        _left(function, report.host, report.host_calls[function], lines)
+
+
+def _function(function: str, total: "Figures", rows: Sequence["Row"], lines: Lines) -> None:
+    called = [row for row in rows if row.calls.get(function)]
+    called.sort(key=lambda row: row.each.cost.cycles * row.calls[function], reverse=True)
+    shown = Table(box=SIMPLE_HEAD, title=f"one call of {function}", title_justify="left", show_footer=True)
+    shown.add_column("layer", "total", no_wrap=True)
+    shown.add_column("phase", no_wrap=True)
+    calls = sum(row.calls[function] for row in called)
+    for name, text in zip(_NUMBERS, (str(calls), *_numbers(total, 1, total)), strict=True):
+        shown.add_column(name, text, justify="right", no_wrap=True)
+    shown.add_column("model", overflow="fold")
+    for row in called:
+        times = row.calls[function]
+        numbers = str(times), *_numbers(row.each, times, total)
+        shown.add_row(Text(row.text), row.phase, *numbers, _places(lines.get(row.name, ())))
+    Console(file=out.file, width=max(out.width, _WIDTH), highlight=False).print(shown)
+
+
+def _numbers(each: "Figures", times: int, total: "Figures") -> Sequence[str]:
+    cycles = each.cost.cycles * times
+    return (
+        f"{cycles:,}",
+        f"{cycles / max(1, total.cost.cycles):.1%}",
+        f"{each.seconds * times * 1e3:.3f}",
+        f"{each.of_bound:.0%}",
+        f"{each.alu_share:.0%}",
+        f"{each.utilisation:.1%}",
+        size(each.cost.moved_bytes * times),
+    )
+
+
+def _left(function: str, host: Sequence["HostRow"], calls: int, lines: Lines) -> None:
+    say(f"{function}: {calls} calls of kernels on the host")
+    for row in host:
+        if row.calls.get(function):
+            work = f"{row.macs * row.calls[function]:,} multiply-accumulates that the array cannot do"
+            say(f"  {row.text}, {row.phase}: {work}  {_places(lines.get(row.name, ()))}")
+
+
+def _places(lines: Sequence[str]) -> str:
+    """Their numbers by file, "model.py:12,14"; the module's name where there is no line."""
+    found: dict[str, set[str]] = {}
+    for line in lines:
+        file, _, rest = line.partition(":")
+        found.setdefault(file, set()).add(rest.partition(":")[0])
+    return ", ".join(f"{file}:{','.join(sorted(numbers))}".rstrip(":") for file, numbers in found.items())
