@@ -160,27 +160,46 @@ class _Cashier:
 
 @dataclass(frozen=True)
 class _Array:
-    """An FPGA program's array: cycles of its operators in a step in which everything is executed."""
+    """An FPGA program's array: cycles of its operators in a step in which everything is executed.
+
+    `shares` are those of each operator's products that the array does; the host's others are taken to be as
+    fast.
+    """
 
     board: str
     clock_hz: float
     cycles: Counter[str]
+    shares: dict[str, float]
     source: str
 
     @staticmethod
     def of(folder: Path) -> "_Array":
         content = json.loads((folder / REPORT).read_text())
-        cycles: Counter[str] = Counter()
+        cycles, done, left = Counter[str](), Counter[str](), Counter[str]()
         for row in content["rows"]:
-            cycles[row["phase"]] += row["calls"].get("step", 0) * row["each"]["cost"]["cycles"]
+            calls = row["calls"].get("step", 0)
+            cycles[row["phase"]] += calls * row["each"]["cost"]["cycles"]
+            done[row["phase"]] += calls * row["each"]["macs"]
+        for row in content["host"]:
+            left[row["phase"]] += row["calls"].get("step", 0) * row["macs"]
+        shares = {phase: macs / (macs + left[phase]) for phase, macs in done.items() if macs}
         source = f"the cycle model of the streams; a read's latency: {content['latency_source']}"
-        return _Array(content["board"], content["clock_hz"], cycles, source)
+        return _Array(content["board"], content["clock_hz"], cycles, shares, source)
 
     def seconds(self, work: Work) -> dict[str, float]:
-        """Seconds of one product of each of the graph's operators, on average over a step."""
+        """Seconds of one product of each of the graph's operators, on average over a step.
+
+        Raises UsageError for operators of which the array does nothing: their time is not known.
+        """
         parts = work.at(dict.fromkeys(work.symbols, 1.0)).by(lambda item: item.operator)
-        products = {name: parts[name].totals()[_PRODUCT] for name in _OPERATORS if name in parts}
-        return {name: self.cycles[_OPERATORS[name]] / self.clock_hz / n for name, n in products.items()}
+        known = {name: phase for name, phase in _OPERATORS.items() if name in parts}
+        missing = [name for name, phase in known.items() if phase not in self.shares]
+        if missing:
+            raise UsageError(f"the host does all {', '.join(missing)}: there is no time for these products")
+        return {
+            name: self.cycles[phase] / self.clock_hz / (self.shares[phase] * parts[name].totals()[_PRODUCT])
+            for name, phase in known.items()
+        }
 
 
 def _results(folder: Path, run: str) -> dict[str, Any]:
