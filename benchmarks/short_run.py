@@ -75,7 +75,13 @@ def main() -> None:
     }
     print(row)
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine.describe(), **row}, indent=1) + "\n")
+        command = (
+            f"python benchmarks/short_run.py --data DIR --model {options.model} --passes {options.passes}"
+            f" --target {options.target} --batch {options.batch} --steps {options.steps}"
+            f" --rate {options.rate}"
+        )
+        content = {"machine": machine.describe() | {"command": command}, **row}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

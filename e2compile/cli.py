@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
-from cyclopts.validators import Number
 
 from e2compile import __version__, cli_energy, display, load
-from e2compile.arguments import Flag, Json, Output, Positive, Seed
+from e2compile.arguments import Address, Flag, Json, Output, Positive, Seed
 from e2compile.collector import paused
 from e2compile.errors import E2CompileError, MissingError, UsageError
 
@@ -233,7 +232,7 @@ def export(
     output: Output = None,
     which: Which = _NEWEST,
     data: str | None = None,
-    base: Annotated[int | None, Parameter(validator=Number(gte=0, lt=2**32))] = None,
+    base: Address = None,
 ) -> None:
     """Write the weights for PyTorch: model.load_state_dict(safetensors.torch.load_file(FILE)).
 

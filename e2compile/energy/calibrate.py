@@ -45,7 +45,7 @@ def calibrate(
 
 def _claim(joules: Fit, seconds: Fit | None) -> str:
     """What a table may claim."""
-    claims = [f"joules {_errors(joules)}"]
+    claims = [f"joules, given the seconds, {_errors(joules)}"]
     if seconds is not None:
         claims.append(f"seconds {_errors(seconds)}")
     return f"Fitted by non-negative least squares of relative errors. {'; '.join(claims)}."

@@ -24,6 +24,7 @@ _COND = torch.ops.higher_order.cond
 _NEAR = 1e-5
 # As near are they as rounding usually makes them: the batch norms before a ReLU err by a few times 2^-24.
 _ROUNDING = 1e-6
+_EQUAL = 1e-37
 
 
 @dataclass(frozen=True)
@@ -167,21 +168,21 @@ def _differences(node: fx.Node, args: Any, own: Tensor, stored: Stored, close: S
 def _kinks(node: fx.Node, args: Any, value: Tensor, share: float) -> Tensor | None:
     """Where a call decides by a hair: comparisons, and ReLUs, whose gradient asks whether the result is zero.
 
-    Sides that are equal to the bit, as those of that question are, are no near miss.
+    Sides that are equal, as those of that question are, are no near miss.
     """
     if node.target is torch.ops.aten.relu.default:
         return args[0].abs() <= share * args[0].abs().max()  # type: ignore[no-any-return]
     if node.target not in COMPARISONS:
         return None
-    return _near(node, args, value, share) & (torch.as_tensor(args[0]) != torch.as_tensor(args[1]))
+    a, b = (torch.as_tensor(side, dtype=torch.float64) for side in args[:2])
+    return _near(node, args, value, share) & ((a - b).abs() > _EQUAL)
 
 
 def _other_side(args: Any, value: Tensor, near: Any) -> Tensor:
     """What a call would give were its first argument a little larger, or smaller."""
     if value.dtype is torch.bool:
         return value ^ near
-    smallest = torch.finfo(value.dtype).tiny
-    return torch.where(near, torch.where(args[0] > 0, 0.0, smallest), value)
+    return torch.where(near, torch.where(args[0] > 0, 0.0, _EQUAL), value)
 
 
 def _near(node: fx.Node, args: Any, like: Tensor, share: float = _NEAR) -> Tensor:
