@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,17 @@ from e2compile.energy.prices import TIME, Line, Table, Tag
 from e2compile.energy.work import STEP, Amounts, Item, Work, from_rows
 from e2compile.errors import UsageError
 from e2compile.runtime import manifest as manifests
-from e2compile.targets import find
-from e2compile.targets.vta.target import FPGA
+from e2compile.targets import FPGA, find
+from e2compile.targets.vta.report import REPORT
 
-WORK, COMPILED = "report/work.json", "report/compile.json"
+WORK = "report/work.json"
 DEVICE = "time.device"
 # What an accelerator does: its operators by the graph's.
 _PRODUCT = "mac.int8"
 _OPERATORS = {
     "e2.integer_convolution": "forward",
-    "e2.integer_input_gradient": "input_gradient",
-    "e2.integer_weight_gradient": "weight_gradient",
+    "e2.integer_input_gradient": "input gradient",
+    "e2.integer_weight_gradient": "weight gradient",
 }
 
 
@@ -89,17 +89,19 @@ def bill(folder: Path, table: str | None = None, run: str | None = None) -> Bill
     a price, for a run that is not there, and for a folder that is no Program of this version.
     """
     manifest = manifests.read(folder)
-    manifests.check(manifest, folder, (WORK, COMPILED))
+    is_fpga = manifest.target == FPGA.name
+    manifests.check(manifest, folder, (WORK, *[REPORT] * is_fpga))
     content = json.loads((folder / WORK).read_text())
-    array = _Array.of(folder) if manifest.target == FPGA.name else None
-    target = find(manifest.target) if array is None else replace(FPGA, config=array.config)
+    array = _Array.of(folder) if is_fpga else None
+    target = find(manifest.target)
+    own = target.prices if array is None else target.prices.with_stem(array.board)
     shares = {name: Share(v, Tag(tag), source) for name, (v, tag, source) in content["shares"].items()}
     done = None if run is None else _results(folder, run)
     if done is not None:
         shares |= _executed(done, run or "")
     after = from_rows(content["after"])
     cashier = _Cashier(
-        prices.find(table, target.prices),
+        prices.find(table, own),
         {name: share.value for name, share in shares.items()},
         {} if array is None else array.seconds(after),
     )
@@ -158,32 +160,46 @@ class _Cashier:
 
 @dataclass(frozen=True)
 class _Array:
-    """An FPGA program's array: cycles of its operators in a step in which everything is executed."""
+    """An FPGA program's array: cycles of its operators in a step in which everything is executed.
 
-    config: Any
-    cycles: dict[str, int]
+    `shares` are those of each operator's products that the array does; the host's others are taken to be as
+    fast.
+    """
+
+    board: str
+    clock_hz: float
+    cycles: Counter[str]
+    shares: dict[str, float]
     source: str
 
     @staticmethod
     def of(folder: Path) -> "_Array":
-        from e2compile.targets.vta import table
-        from e2compile.targets.vta.timing import LATENCIES
-
-        found = table.read(folder)
-        calls = Counter(json.loads((folder / COMPILED).read_text())["called"]["step"])
-        cycles: Counter[str] = Counter()
-        for operator in found.operators:
-            once = operator.groups * found.cost(operator).cycles
-            cycles[operator.what] += calls[operator.name] * once
-        source = f"the cycle model of the streams; a read's latency: {LATENCIES[found.config.target].source}"
-        return _Array(found.config, cycles, source)
+        content = json.loads((folder / REPORT).read_text())
+        cycles, done, left = Counter[str](), Counter[str](), Counter[str]()
+        for row in content["rows"]:
+            calls = row["calls"].get("step", 0)
+            cycles[row["phase"]] += calls * row["each"]["cost"]["cycles"]
+            done[row["phase"]] += calls * row["each"]["macs"]
+        for row in content["host"]:
+            left[row["phase"]] += row["calls"].get("step", 0) * row["macs"]
+        shares = {phase: macs / (macs + left[phase]) for phase, macs in done.items() if macs}
+        source = f"the cycle model of the streams; a read's latency: {content['latency_source']}"
+        return _Array(content["board"], content["clock_hz"], cycles, shares, source)
 
     def seconds(self, work: Work) -> dict[str, float]:
-        """Seconds of one product of each of the graph's operators, on average over a step."""
+        """Seconds of one product of each of the graph's operators, on average over a step.
+
+        Raises UsageError for operators of which the array does nothing: their time is not known.
+        """
         parts = work.at(dict.fromkeys(work.symbols, 1.0)).by(lambda item: item.operator)
-        products = {name: parts[name].totals()[_PRODUCT] for name in _OPERATORS if name in parts}
-        clock = self.config.board.clock_hz
-        return {name: self.cycles[_OPERATORS[name]] / clock / count for name, count in products.items()}
+        known = {name: phase for name, phase in _OPERATORS.items() if name in parts}
+        missing = [name for name, phase in known.items() if phase not in self.shares]
+        if missing:
+            raise UsageError(f"the host does all {', '.join(missing)}: there is no time for these products")
+        return {
+            name: self.cycles[phase] / self.clock_hz / (self.shares[phase] * parts[name].totals()[_PRODUCT])
+            for name, phase in known.items()
+        }
 
 
 def _results(folder: Path, run: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import datetime
 import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -126,7 +125,6 @@ def _build(
     clock.notes["kernels"] = len(lowering.generated)
     clock.notes["calls"] = {name: len(s.kernels) for name, s in lowering.schedules.items()}
     clock.notes["lines"] = lowering.lines()
-    clock.notes["called"] = {name: Counter(called) for name, called in lowering.called.items()}
     clock.notes["planned_bytes"] = planned_bytes(module)
     clock.done("lowered")
     (place / "program").mkdir()

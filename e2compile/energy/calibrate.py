@@ -45,7 +45,8 @@ def calibrate(
 
 def _claim(joules: Fit, seconds: Fit | None) -> str:
     """What a table may claim."""
-    claims = [f"joules {_errors(joules)}"]
+    given = ", given the seconds," if TIME in joules.coefficients else ""
+    claims = [f"joules{given} {_errors(joules)}"]
     if seconds is not None:
         claims.append(f"seconds {_errors(seconds)}")
     return f"Fitted by non-negative least squares of relative errors. {'; '.join(claims)}."
