@@ -167,7 +167,7 @@ class Program:
 
     def close(self) -> None:
         """Let go of the program's device, so that others can have it; the program runs no more."""
-        if "_loaded" in vars(self) and self.driver is not None:
+        if "driver" in vars(self) and self.driver is not None:
             self.driver.close()
 
     def _call(self, name: str, values: Mapping[str, Any]) -> list[Any]:

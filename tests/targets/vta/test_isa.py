@@ -108,8 +108,7 @@ def test_words_that_are_no_instruction_are_refused(low: int, high: int, message:
 
 
 def test_an_encoded_transfer_can_be_moved() -> None:
-    words = isa.encode([LOAD], PYNQ)
-    isa.moved(words, 0, 0x1000)
+    words = isa.placed(isa.encode([LOAD], PYNQ), {LOAD.memory: 0x1000})
     moved = isa.decode(words, PYNQ)[0]
     assert isinstance(moved, Transfer)
     assert moved.dram == 0x2234
