@@ -48,11 +48,12 @@ class Skipped(nn.Module):
 
 def without_blocks(name: str) -> nn.Module:
     """The network with all its blocks but the first replaced by their shortcuts."""
-    module = nets.net(name)
+    module: Any = nets.net(name)
     blocks = [i for i, child in enumerate(module.children()) if hasattr(child, "shortcut")]
     for i in blocks[1:]:
-        module[i] = Skipped(module[i])  # type: ignore[operator, index]
-    return module
+        module[i] = Skipped(module[i])
+    network: nn.Module = module
+    return network
 
 
 def compiled(module: nn.Module, size: int, *passes: Any) -> Program:

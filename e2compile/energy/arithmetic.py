@@ -175,13 +175,14 @@ def _convolution(node: fx.Node) -> Amounts:
 
 
 def _convolution_backward(node: fx.Node) -> Amounts:
-    grad, x, weight, *_, transposed, _, _, mask = node.args
+    grad, x, weight, *_, transposed, _, _, outputs = node.args
+    mask: Any = outputs
     dtype = dtype_of(node)
     found: Amounts = {}
-    if mask[0] or mask[1]:  # type: ignore[index]
+    if mask[0] or mask[1]:
         one = _taps(weight, _size(x) if transposed else _size(grad))
-        found[f"mac.{dtype}"] = one * (int(mask[0]) + int(mask[1]))  # type: ignore[index, arg-type]
-    if mask[2]:  # type: ignore[index]
+        found[f"mac.{dtype}"] = one * (int(mask[0]) + int(mask[1]))
+    if mask[2]:
         found[f"add.{dtype}"] = _size(grad)
     return found
 

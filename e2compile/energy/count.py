@@ -113,6 +113,7 @@ def _fallbacks(flat: StepGraph) -> dict[fx.Node, str]:
     for slot, node in zip(flat.outputs, flat.results, strict=True):
         if slot.kind is Kind.COUNTER and slot.target.endswith(".fallback"):
             while node.target in (aten.where.self, aten._to_copy.default):
-                node = node.args[node.target is aten.where.self]  # type: ignore[assignment]
+                arguments: Any = node.args
+                node = arguments[1 if node.target is aten.where.self else 0]
             names[node] = slot.target.removesuffix(".fallback")
     return names

@@ -98,7 +98,8 @@ def _of_product(node: fx.Node, axes: dict[fx.Node, Axis]) -> Axis:
 def _of_convolution(node: fx.Node, axes: dict[fx.Node, Axis]) -> Axis:
     """The samples of a convolution are its input's; where it multiplies matrices they may be the weight's
     rows, which become channels, or the terms that are summed."""
-    x, weight = (axes.get(n) for n in node.args[:2])  # type: ignore[arg-type]
+    operands: Any = node.args[:2]
+    x, weight = (axes.get(n) for n in operands)
     if weight is None:
         return 0 if x == 0 else LOST
     if weight == 0:

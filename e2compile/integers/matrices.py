@@ -80,7 +80,8 @@ def _rows(operand: Any, is_right: bool) -> Rows:
 
 
 def _why_not(node: fx.Node, guarded: Container[fx.Node]) -> str | None:
-    samples, terms = node.args[0].meta["val"].shape  # type: ignore[union-attr]
+    left: Any = node.args[0]
+    samples, terms = left.meta["val"].shape
     if node.meta["val"].dtype != torch.float32:
         return "it is not in float32"
     if node in guarded:

@@ -119,7 +119,8 @@ class _Interpreter(fx.Interpreter):
         branch = taken if bool(condition) else other
         inner = _Interpreter(branch, self.stored, self.dtype, self.record, self.is_flipped)
         places = branch.graph.find_nodes(op="placeholder")
-        inner.close |= _merged(zip(places, map(self._close, n.args[3]), strict=True))  # type: ignore[arg-type]
+        given: Any = n.args[3]
+        inner.close |= _merged(zip(places, map(self._close, given), strict=True))
         values = inner.run(*operands)
         results = branch.graph.output_node().args[0]
         self.close |= _merged((item, inner._close(results[item.args[1]])) for item in n.users)
@@ -171,7 +172,8 @@ def _kinks(node: fx.Node, args: Any, value: Tensor, share: float) -> Tensor | No
     Sides that are equal, as those of that question are, are no near miss.
     """
     if node.target is torch.ops.aten.relu.default:
-        return args[0].abs() <= share * args[0].abs().max()  # type: ignore[no-any-return]
+        size: Tensor = args[0].abs()
+        return size <= share * size.max()
     if node.target not in COMPARISONS:
         return None
     a, b = (torch.as_tensor(side, dtype=torch.float64) for side in args[:2])

@@ -165,7 +165,7 @@ def input_gradient(conv: Convolution, config: Config, gated: bool = False) -> Ga
     return Gather(conv, True, images, Patch(height, width, border=(low[0], low[1])), tuple(parts))
 
 
-def weight_gradient(conv: Convolution, config: Config, gated: bool = False) -> Gradient | None:  # noqa: ARG001
+def weight_gradient(conv: Convolution, config: Config) -> Gradient | None:
     """The run of a convolution's weight gradient: samples in the lanes, a sum over pixels."""
     planes = _planes(config.block * conv.out_height * conv.out_width)
     if conv.groups > 1 or planes is None:

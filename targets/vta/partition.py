@@ -1,7 +1,6 @@
 """Partition: the integer kernels of a module that the array can run become calls of their streams."""
 
 from dataclasses import asdict
-from functools import cache
 from math import prod
 from typing import Any
 
@@ -19,12 +18,6 @@ from e2compile.targets.vta.table import Binary, Operator, Run, Table
 from e2compile.targets.vta.work import Correlation, Work
 
 Plan = Gather | Gradient
-
-_PLANS = {
-    noted.FORWARD: geometry.forward,
-    noted.INPUT_GRADIENT: geometry.input_gradient,
-    noted.WEIGHT_GRADIENT: geometry.weight_gradient,
-}
 
 
 def partition(module: IRModule, config: Config) -> tuple[IRModule, Table]:
@@ -49,8 +42,11 @@ def partition(module: IRModule, config: Config) -> tuple[IRModule, Table]:
 def _plan(kernel: PrimFunc, config: Config) -> Plan | None:
     if not kernel.attrs or noted.WHAT not in kernel.attrs:
         return None
-    plan = _PLANS[str(kernel.attrs[noted.WHAT])]
-    return plan(noted.workload(kernel), config, bool(kernel.attrs[noted.GATED]))
+    what, conv = str(kernel.attrs[noted.WHAT]), noted.workload(kernel)
+    if what == noted.WEIGHT_GRADIENT:
+        return geometry.weight_gradient(conv, config)
+    plan = geometry.forward if what == noted.FORWARD else geometry.input_gradient
+    return plan(conv, config, bool(kernel.attrs[noted.GATED]))
 
 
 class _Streams:
@@ -72,7 +68,6 @@ class _Streams:
         return self.numbers[work]
 
 
-@cache
 def compiled(work: Work, config: Config) -> Stream:
     """The checked stream of a work."""
     if isinstance(work, Correlation):
