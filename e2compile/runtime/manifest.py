@@ -9,7 +9,7 @@ from typing import Any
 
 from e2compile.errors import UsageError
 
-SCHEMA = 1
+SCHEMA = 2
 NAME = "manifest.json"
 
 
@@ -51,7 +51,8 @@ class Function:
 class Manifest:
     """Everything about a Program that is not in its library or its state.
 
-    `aliases` are second names of tied tensors; `hidden` is state that the module's state_dict does not hold.
+    `aliases` are second names of tied tensors; `hidden` is state that the module's state_dict does not hold;
+    `statistics` are the running statistics of batch norms, each with a step's share in the new one.
     """
 
     fingerprint: str
@@ -64,6 +65,7 @@ class Manifest:
     schedule_unit: str
     aliases: dict[str, str]
     hidden: tuple[str, ...]
+    statistics: dict[str, float]
     versions: dict[str, str]
     source: str
     created: str
