@@ -47,14 +47,18 @@ PRESETS = {
             "slu.target_skip=0",
             "slu.controller=bang_bang",
             "slu.beta=1e-5",
+            "slu.estimator=dense",
             "slu.floor=0",
             "slu.evaluation=sample",
             "slu.frozen=false",
             "psg.preset=paper",
             "psg.predictor_gradient_bits=16",
+            "psg.by_channel=true",
         ),
-        "The defaults of the authors' code, which reward executing every block. Its threshold of 5e-5 is "
-        "absolute, here 0.05 of the largest predicted gradient; its gradients have 32 bits in the full "
-        "product, here 16.",
+        "The defaults of the authors' code, which runs every block and masks what a gate leaves out, with a "
+        "reward for running all. Its batch norm in a block sees all samples, here those the gate lets in; its "
+        "threshold of 5e-5 is absolute, here 0.05 of the largest predicted gradient; its gradients have 32 "
+        "bits in the full product, here 16; an activation's scale is the mean of the samples' maxima, here "
+        "their maximum. It signs the gates' gradients too.",
     ),
 }

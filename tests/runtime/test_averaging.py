@@ -1,4 +1,4 @@
-"""Averaged weights and their batch-norm statistics are those of torch.optim.swa_utils; a resume changes none."""
+"""Averaged weights and their batch-norm statistics are those of torch.optim.swa_utils; they resume."""
 
 import json
 import shutil
