@@ -56,7 +56,7 @@ PRESETS = {
             "psg.by_channel=true",
         ),
         "The defaults of the authors' code, which runs every block and masks what a gate leaves out, with a "
-        "reward for running all. Its batch norm in a block sees all samples, here those the gate lets in; its "
+        "reward for running all. Its batch norm in a block sees all samples, here those let in; its "
         "threshold of 5e-5 is absolute, here 0.05 of the largest predicted gradient; its gradients have 32 "
         "bits in the full product, here 16; an activation's scale is the mean of the samples' maxima, here "
         "their maximum. It signs the gates' gradients too.",

@@ -10,8 +10,8 @@ from e2compile.passes import BatchDrop, LayerGate, SignPredict
 from e2compile.presets import PRESETS
 from tests.commands import run
 
-# E2-Train, section 3.3: 8-bit x and w, 16-bit g, a predictor of 4-bit x and 10-bit g, beta 0.05, the full product
-# for each unsure element.
+# E2-Train, section 3.3: 8-bit x and w, 16-bit g, a predictor of 4-bit x and 10-bit g, beta 0.05,
+# the full product for each unsure element.
 PAPER = SignPredict(
     preset="paper",
     activation_bits=8,
