@@ -309,13 +309,15 @@ class Run:
         last, position = self.program.arrays(), self.program.position
         batches = self.loader.prefetch(range(position, position + self.loader.steps_per_epoch))
         weights = self.average.mean()
-        weights |= estimate_statistics(self.program, weights, batches)
-        self.program.restore(last | weights)
-        self.program.position = position
-        self._save_weights("averaged")
-        found = evaluate(self.program, self.dataset.test, self.augment)
-        self.program.restore(last)
-        return found
+        try:
+            weights |= estimate_statistics(self.program, weights, batches)
+            self.program.restore(last | weights)
+            self.program.position = position
+            self._save_weights("averaged")
+            return evaluate(self.program, self.dataset.test, self.augment)
+        finally:
+            self.program.restore(last)
+            self.program.position = position
 
     def _finish(self) -> Results:
         test = evaluate(self.program, self.dataset.test, self.augment)

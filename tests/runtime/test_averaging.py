@@ -17,7 +17,7 @@ from e2compile.artefact import statistics
 from e2compile.errors import UsageError
 from e2compile.passes import BatchDrop, LayerGate, SignPredict
 from e2compile.pipeline import Pass, capture
-from e2compile.runtime import checkpoint
+from e2compile.runtime import checkpoint, fit
 from e2compile.runtime.averaging import estimate_statistics
 from e2compile.runtime.export import choose_state
 from e2compile.runtime.fit import Event, Options, Run
@@ -239,6 +239,28 @@ def test_a_resumed_run_has_the_same_average(folder: Path, stop: int) -> None:
     assert results(folder) == results(folder, "whole")
     files = [(folder / "runs" / run / "averaged.safetensors").read_bytes() for run in ("default", "whole")]
     assert files[0] == files[1]
+
+
+def test_an_interrupt_while_statistics_are_taken_leaves_the_run_as_it_was(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(program: Program, *rest: Any) -> Any:
+        estimate_statistics(program, *rest)
+        raise KeyboardInterrupt
+
+    run = Run(Program(folder), None, Options(swa_start=START))
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "estimate_statistics", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.go()
+    kept = checkpointed(folder)
+    assert run.program.position == run.total
+    assert {name: kept[name] for name in run.program.arrays()} == {
+        name: value.tobytes() for name, value in run.program.arrays().items()
+    }
+    train(folder, resume=True)
+    train(folder, run="whole")
+    assert results(folder) == results(folder, "whole")
 
 
 @pytest.mark.parametrize(
