@@ -62,7 +62,7 @@ def main() -> None:
         "dropped_share_of_step": dropped / step,
         "load_batch_seconds": loading,
         "load_share_of_step": loading / step,
-        "machine": machine.describe() | {"command": "benchmarks/footprint.py PROGRAM --data DIR"},
+        "machine": machine.describe(),
     }
     print(json.dumps(row, indent=1))
     if options.json:

@@ -18,8 +18,16 @@ def describe() -> dict[str, str | int]:
         "python": platform.python_version(),
         **{name: installed[name] for name in ("torch", "apache-tvm", "numpy") if name in installed},
         "date": datetime.date.today().isoformat(),
-        "command": "python " + " ".join(sys.argv),
+        "command": "python " + " ".join(map(_anywhere, sys.argv)),
     }
+
+
+def _anywhere(argument: str) -> str:
+    """An argument as it is, but for a path of this machine's own."""
+    path = Path(argument)
+    if not path.is_absolute():
+        return argument
+    return "DIR" if path.is_dir() else "FILE"
 
 
 def _processor() -> str:
