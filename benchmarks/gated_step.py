@@ -99,7 +99,7 @@ def measure(programs: dict[str, Program], size: int, rounds: int) -> dict[str, d
 
 
 def idle_regions(program: Program, size: int, rounds: int) -> dict[str, float]:
-    """How many calls of a step run over lists of live samples, and their seconds together, a median of rounds."""
+    """How many calls of a step run over lists of live samples; their seconds together, median of rounds."""
     arrays = tuple(t.numpy() for t in nets.batch(size))
     lists: set[tuple[str, int]] = set()
     seconds: list[float] = []
@@ -156,9 +156,7 @@ def main() -> None:
         )
     idle = idle_regions(programs["0%"], options.batch, options.rounds)
     share = idle["seconds"] / rows["plain"]["median_seconds"]
-    print(
-        f"{idle['calls']} calls in regions take {1e3 * idle['seconds']:.2f} ms at 0%, {share:.2%} of the plain step"
-    )
+    print(f"regions at 0%: {idle['calls']} calls, {1e3 * idle['seconds']:.2f} ms, {share:.2%} of plain")
     memory = {"plain": planned(programs["plain"]), "gated": planned(base)}
     print(f"planned bytes {memory}, {memory['gated'] / memory['plain']:.3f}")
     if options.json:
