@@ -105,11 +105,12 @@ def compiled(program: "Program", summary: "Summary", command: str) -> None:
 def _verification(summary: "Summary") -> str:
     if summary.passed is None:
         return "not done (--no-verify)"
-    if summary.worst is None:
-        return "passed"
-    worst = summary.worst
-    where = f"{worst.name} {worst.target}"
-    return f"passed; closest to its bound: {worst.error:.2g} of {worst.bound:.2g} ({where})"
+    closest = ""
+    if summary.worst is not None:
+        worst = summary.worst
+        where = f"{worst.name} {worst.target}"
+        closest = f"; closest to its bound: {worst.error:.2g} of {worst.bound:.2g} ({where})"
+    return f"passed, by {summary.ran}{closest}"
 
 
 def size(count: int) -> str:

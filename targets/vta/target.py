@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from e2compile.runtime.host import Host
 from e2compile.targets.llvm.target import CPU, LlvmTarget
 from e2compile.targets.vta.config import Config, named, read
 
@@ -19,14 +20,14 @@ class VtaTarget:
     """A VTA of one configuration, with a host. Its library holds a simulator of the array, too."""
 
     config: Config = field(default_factory=lambda: named("pynq"))
-    host: LlvmTarget = CPU
+    cpu: LlvmTarget = CPU
     name: str = "fpga"
 
     @property
     def kernels(self) -> "VtaKernels":
         from e2compile.targets.vta.kernels import VtaKernels
 
-        return VtaKernels(self.host.machine)
+        return VtaKernels(self.cpu.machine)
 
     @property
     def prices(self) -> Path:
@@ -37,8 +38,18 @@ class VtaTarget:
         is_file = configuration.endswith(".json")
         return replace(self, config=read(Path(configuration)) if is_file else named(configuration))
 
+    @property
+    def host(self) -> Host:
+        return self.cpu.host
+
+    def hosted(self, host: str) -> "VtaTarget":
+        return replace(self, cpu=self.cpu.hosted(host))
+
+    def stand_in(self) -> "VtaTarget":
+        return replace(self, cpu=self.cpu.stand_in())
+
     def missing(self) -> str | None:
-        return self.host.missing()
+        return self.cpu.missing()
 
     def prepare(self, graph: "TrainingGraph") -> "TrainingGraph":
         """What no pass before has put into integers is quantised."""
@@ -61,7 +72,7 @@ class VtaTarget:
         offloaded, found = partition(module, self.config)
         simulator = interpreter(self.config).with_attr("global_symbol", INTERPRETER)
         offloaded.update(IRModule({INTERPRETER: simulator}))
-        self.host.build(offloaded, path)
+        self.cpu.build(offloaded, path)
         table.write(found, folder)
         left = census.left(module, found)
         report.write(report.report(found, census.calls(module), left), folder)
