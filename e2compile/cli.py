@@ -269,7 +269,7 @@ def export(
 
 def _export_step(program: "Program", data: str | None, folder: Path, state: str, base: int | None) -> None:
     from e2compile.runtime.fit import Options, Run
-    from e2compile.targets.vta.export import BASE, export
+    from e2compile.targets.vta.report.export import BASE, export
 
     batch = Run(program, data, Options()).loader.batch(0)
     written = export(program, batch, folder, BASE if base is None else base)
@@ -294,7 +294,7 @@ def report(program: Path, /, *, results: Json = None) -> None:
     made = manifest.read(program)
     content = {"compile": compile_report(program)}
     if made.target == "fpga":
-        from e2compile.targets.vta import report as fpga
+        from e2compile.targets.vta.report import layers as fpga
 
         manifest.check(made, program, [fpga.REPORT])
         found = fpga.read(program)

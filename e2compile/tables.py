@@ -11,7 +11,7 @@ from rich.text import Text
 from e2compile.display import out, say, size, table
 
 if TYPE_CHECKING:
-    from e2compile.targets.vta.report import Figures, HostRow, Report, Row
+    from e2compile.targets.vta.report.layers import Figures, HostRow, Report, Row
 
 _WIDTH = 140  # at least: a line that a terminal breaks can still be read, one that is cut cannot
 _NUMBERS = ("calls", "cycles", "share", "ms", "bound", "epilogue", "array", "moved")

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from e2compile.runtime.host import Host
 from e2compile.targets.llvm.target import CPU, LlvmTarget
-from e2compile.targets.vta.config import Config, named, read
+from e2compile.targets.vta.isa.config import Config, named, read
 
 if TYPE_CHECKING:
     from tvm import IRModule
 
     from e2compile.pipeline import TrainingGraph
-    from e2compile.targets.vta.kernels import VtaKernels
+    from e2compile.targets.vta.host.kernels import VtaKernels
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class VtaTarget:
 
     @property
     def kernels(self) -> "VtaKernels":
-        from e2compile.targets.vta.kernels import VtaKernels
+        from e2compile.targets.vta.host.kernels import VtaKernels
 
         return VtaKernels(self.cpu.machine)
 
@@ -63,10 +63,11 @@ class VtaTarget:
         """Compile `module` to a library; streams and a report beside it. MissingError without a linker."""
         from tvm import IRModule
 
-        from e2compile.targets.vta import census, report, table
-        from e2compile.targets.vta.interpreter import interpreter
-        from e2compile.targets.vta.partition import partition
-        from e2compile.targets.vta.simulator import INTERPRETER
+        from e2compile.targets.vta.host.partition import partition
+        from e2compile.targets.vta.program import table
+        from e2compile.targets.vta.report import census, layers
+        from e2compile.targets.vta.simulator.interpreter import interpreter
+        from e2compile.targets.vta.simulator.simulator import INTERPRETER
 
         folder = path.parent.parent
         offloaded, found = partition(module, self.config)
@@ -75,7 +76,7 @@ class VtaTarget:
         self.cpu.build(offloaded, path)
         table.write(found, folder)
         left = census.left(module, found)
-        report.write(report.report(found, census.calls(module), left), folder)
+        layers.write(layers.report(found, census.calls(module), left), folder)
 
 
 FPGA = VtaTarget()
