@@ -109,13 +109,22 @@ def compile_model(
         graph = capture_task(task).apply(*chosen)
         phases.mark("imported and captured")
         program = compile(graph, target, output, seed, verify, cache, phases, host)
-    command = f"e2compile train {shlex.quote(str(output))}"
-    display.compiled(
-        program, summarise(program), f"{command}{f', on {program.manifest.host}' if foreign else ''}"
+    command = (
+        f"e2compile train {shlex.quote(str(output))}{f', on {program.manifest.host}' if foreign else ''}"
     )
+    display.compiled(program, summarise(program), _left_on_host(program), command)
     if train is not None:
         hint = ["--epochs", str(train)] if isinstance(task.data, str) else None
         _train(program, task.data, Options(epochs=train), hint)
+
+
+def _left_on_host(program: "Program") -> str | None:
+    if program.manifest.target != "fpga":
+        return None
+    from e2compile import tables
+    from e2compile.targets.vta.report import layers
+
+    return tables.left_on_host(layers.read(program.folder))
 
 
 def _default_output(model: str) -> Path:

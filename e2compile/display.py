@@ -85,8 +85,8 @@ class Phases:
         self.began = now
 
 
-def compiled(program: "Program", summary: "Summary", command: str) -> None:
-    """What was made and what to type next."""
+def compiled(program: "Program", summary: "Summary", left: str | None, command: str) -> None:
+    """What was made, what of it an accelerator leaves to its host, and what to type next."""
     calls = ", ".join(f"{name} {count}" for name, count in summary.calls.items())
     rows = [
         ("operators", f"{summary.operators:,} in the step before passes"),
@@ -96,6 +96,7 @@ def compiled(program: "Program", summary: "Summary", command: str) -> None:
         ("planned memory", f"{size(summary.planned)} beside the state"),
         ("verification", _verification(summary)),
         *(("not gated", note) for note in summary.dense),
+        *([("on the host", left)] if left else []),
         ("program", str(program.folder)),
         ("next", command),
     ]

@@ -70,13 +70,13 @@ class VtaTarget:
         from e2compile.targets.vta.simulator.simulator import INTERPRETER
 
         folder = path.parent.parent
-        offloaded, found = partition(module, self.config)
+        parts = partition(module, self.config)
         simulator = interpreter(self.config).with_attr("global_symbol", INTERPRETER)
-        offloaded.update(IRModule({INTERPRETER: simulator}))
-        self.cpu.build(offloaded, path)
-        table.write(found, folder)
-        left = census.left(module, found)
-        layers.write(layers.report(found, census.calls(module), left), folder)
+        parts.module.update(IRModule({INTERPRETER: simulator}))
+        self.cpu.build(parts.module, path)
+        table.write(parts.table, folder)
+        left = census.left(module, parts.left)
+        layers.write(layers.report(parts.table, census.calls(module), left), folder)
 
 
 FPGA = VtaTarget()

@@ -20,6 +20,10 @@ _LARGEST_PRODUCT = 1 << 14  # of two bytes: -128 * -128
 _SUM_BITS = 32
 
 
+class Unsuitable(Exception):
+    """The array cannot do it; says why."""
+
+
 @dataclass(frozen=True)
 class Patch:
     """Pixels of an image as a buffer has them: pixel (y, x) is the image's pixel (y, x) * step - border.
@@ -91,12 +95,9 @@ class Gradient:
     work: Accumulation
 
 
-def forward(conv: Convolution, config: Config, gated: bool = False) -> Gather | None:
-    """The runs of a convolution; None where the array cannot do it."""
-    terms = prod(conv.kernel) * conv.in_channels
-    planes = _planes(terms)
-    if conv.groups > 1 or planes is None:
-        return None
+def forward(conv: Convolution, config: Config, gated: bool = False) -> Gather:
+    """The runs of a convolution. Raises Unsuitable, as those below do."""
+    planes = _planes(conv, prod(conv.kernel) * conv.in_channels)
     taps = _taps(conv)
     is_folded = conv.in_channels < config.block and len(taps) > 1
     is_point = len(taps) == 1
@@ -125,15 +126,13 @@ def forward(conv: Convolution, config: Config, gated: bool = False) -> Gather | 
     return Gather(conv, False, images, patch, (Part(work, tuple(_kernel(conv))[: len(work.taps)]),))
 
 
-def input_gradient(conv: Convolution, config: Config, gated: bool = False) -> Gather | None:
+def input_gradient(conv: Convolution, config: Config, gated: bool = False) -> Gather:
     """The runs of a convolution's input gradient: one for each of the stride's parities that has taps.
 
     dx[iy] adds up dy[oy] w[ky] where iy + padding - ky * dilation = oy * stride; for the iy of one parity
     that is a correlation of stride 1 with some of the taps. No zero is multiplied.
     """
-    planes = _planes(prod(conv.kernel) * conv.out_channels)
-    if conv.groups > 1 or planes is None:
-        return None
+    planes = _planes(conv, prod(conv.kernel) * conv.out_channels)
     rows, columns = (_parities(conv, axis) for axis in (0, 1))
     low = tuple(max(0, *(-min(p.offsets, default=0) for p in ps)) for ps in (rows, columns))
     high = [
@@ -165,11 +164,9 @@ def input_gradient(conv: Convolution, config: Config, gated: bool = False) -> Ga
     return Gather(conv, True, images, Patch(height, width, border=(low[0], low[1])), tuple(parts))
 
 
-def weight_gradient(conv: Convolution, config: Config) -> Gradient | None:
+def weight_gradient(conv: Convolution, config: Config) -> Gradient:
     """The run of a convolution's weight gradient: samples in the lanes, a sum over pixels."""
-    planes = _planes(config.block * conv.out_height * conv.out_width)
-    if conv.groups > 1 or planes is None:
-        return None
+    planes = _planes(conv, config.block * conv.out_height * conv.out_width)
     taps = _taps(conv)
     is_point = len(taps) == 1
     if is_point:
@@ -232,7 +229,11 @@ def _images(conv: Convolution, config: Config, gated: bool) -> int:
     return -(-most // config.batch) * config.batch
 
 
-def _planes(terms: int) -> int | None:
-    """The bytes of a sum of so many products of bytes; None where it may leave int32."""
+def _planes(conv: Convolution, terms: int) -> int:
+    """The bytes of a sum of so many products of bytes."""
+    if conv.groups > 1:
+        raise Unsuitable("depthwise" if conv.is_depthwise else "in groups")
     bits = (terms * _LARGEST_PRODUCT).bit_length() + 1
-    return None if bits > _SUM_BITS else -(-bits // 8)
+    if bits > _SUM_BITS:
+        raise Unsuitable("sums that may leave 32 bits")
+    return -(-bits // 8)

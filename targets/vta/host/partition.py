@@ -1,6 +1,6 @@
 """Partition: the integer kernels of a module that the array can run become calls of their streams."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
@@ -10,7 +10,7 @@ from tvm.tirx import PrimFunc
 from e2compile.targets.vta.analysis.check import check
 from e2compile.targets.vta.host import geometry, offload
 from e2compile.targets.vta.host import kernels as noted
-from e2compile.targets.vta.host.geometry import Gather, Gradient
+from e2compile.targets.vta.host.geometry import Gather, Gradient, Unsuitable
 from e2compile.targets.vta.isa.config import Config
 from e2compile.targets.vta.isa.instructions import encode, encode_uops
 from e2compile.targets.vta.isa.stream import Stream
@@ -22,13 +22,26 @@ from e2compile.targets.vta.schedule.work import Correlation, Work
 Plan = Gather | Gradient
 
 
-def partition(module: IRModule, config: Config) -> tuple[IRModule, Table]:
-    """A module whose noted kernels, where the array can run them, call the array, and the table they call."""
-    found = {
-        variable: (kernel, plan)
-        for variable, kernel in module.functions_items()
-        if isinstance(kernel, PrimFunc) and (plan := _plan(kernel, config)) is not None
-    }
+@dataclass(frozen=True)
+class Partition:
+    """A module whose noted kernels, where the array can run them, call the array, the table that they call,
+    and of the others by name why they are left to the host."""
+
+    module: IRModule
+    table: Table
+    left: dict[str, str]
+
+
+def partition(module: IRModule, config: Config) -> Partition:
+    """Give the array what it can do."""
+    found: dict[Any, tuple[PrimFunc, Plan]] = {}
+    left: dict[str, str] = {}
+    for variable, kernel in module.functions_items():
+        if isinstance(kernel, PrimFunc) and kernel.attrs and noted.WHAT in kernel.attrs:
+            try:
+                found[variable] = kernel, _plan(kernel, config)
+            except Unsuitable as reason:
+                left[str(variable.name_hint)] = str(reason)
     streams = _Streams(config)
     operators = [
         _operator(str(variable.name_hint), kernel, plan, streams)
@@ -38,12 +51,10 @@ def partition(module: IRModule, config: Config) -> tuple[IRModule, Table]:
     functions = dict(module.functions_items())
     for number, (variable, (kernel, plan)) in enumerate(found.items()):
         functions[variable] = _offloaded(str(variable.name_hint), kernel, plan, table, number)
-    return IRModule(functions, attrs=module.attrs), table
+    return Partition(IRModule(functions, attrs=module.attrs), table, left)
 
 
-def _plan(kernel: PrimFunc, config: Config) -> Plan | None:
-    if not kernel.attrs or noted.WHAT not in kernel.attrs:
-        return None
+def _plan(kernel: PrimFunc, config: Config) -> Plan:
     what, conv = str(kernel.attrs[noted.WHAT]), noted.workload(kernel)
     if what == noted.WEIGHT_GRADIENT:
         return geometry.weight_gradient(conv, config)

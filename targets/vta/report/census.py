@@ -1,13 +1,12 @@
 """Counts a module's kernels: how often each function calls each, which ones the array leaves to the host."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from tvm import IRModule, ir, relax
-from tvm.tirx import PrimFunc
 
 from e2compile.targets.vta.host import kernels as noted
-from e2compile.targets.vta.program.table import Table
 from e2compile.targets.vta.report.layers import Left
 
 
@@ -31,14 +30,10 @@ def _called(function: relax.Function) -> Counter[str]:
     return found
 
 
-def left(module: IRModule, table: Table) -> list[Left]:
-    """The noted kernels of a module that are no operators of its table."""
-    taken = {operator.name for operator in table.operators}
+def left(module: IRModule, reasons: Mapping[str, str]) -> list[Left]:
+    """The noted kernels of a module that are left to the host, by name with a reason."""
+    kernels = {name: module[name] for name in reasons}
     return [
-        Left(str(variable.name_hint), str(function.attrs[noted.WHAT]), noted.workload(function))
-        for variable, function in module.functions_items()
-        if isinstance(function, PrimFunc)
-        and function.attrs
-        and noted.WHAT in function.attrs
-        and variable.name_hint not in taken
+        Left(name, str(kernel.attrs[noted.WHAT]), noted.workload(kernel), reasons[name])
+        for name, kernel in kernels.items()
     ]

@@ -14,7 +14,7 @@ from e2compile.targets.vta.program.cost import Cost
 from e2compile.targets.vta.program.table import Operator, Table
 
 REPORT = "report/fpga.json"
-SCHEMA = 1
+SCHEMA = 2
 
 # Of each function, how often it calls each kernel.
 Calls = Mapping[str, Mapping[str, int]]
@@ -63,7 +63,7 @@ class Row:
 
 @dataclass(frozen=True)
 class HostRow:
-    """A product of integers that the host computes, for the array cannot."""
+    """A product of integers that the host computes, for the array cannot: `reason` says why."""
 
     name: str
     phase: str
@@ -71,6 +71,7 @@ class HostRow:
     workload: dict[str, Any]
     calls: dict[str, int]
     macs: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,12 @@ class Report:
 
 @dataclass(frozen=True)
 class Left:
-    """A kernel that was not given to the array: its name, what it computes, and of what."""
+    """A kernel that was not given to the array: its name, what it computes, of what, and why."""
 
     name: str
     what: str
     conv: Convolution
+    reason: str
 
 
 def report(table: Table, calls: Calls, left: Iterable[Left]) -> Report:
@@ -137,7 +139,13 @@ def _row(operator: Operator, table: Table, calls: Calls) -> Row:
 def _host(item: Left, calls: Calls) -> HostRow:
     conv = item.conv
     return HostRow(
-        item.name, _phase(item.what), words(conv), asdict(conv), _of(item.name, calls), useful_macs(conv)
+        name=item.name,
+        phase=_phase(item.what),
+        text=words(conv),
+        workload=asdict(conv),
+        calls=_of(item.name, calls),
+        macs=useful_macs(conv),
+        reason=item.reason,
     )
 
 

@@ -13,6 +13,7 @@ from e2compile.lower.workload import Convolution
 from e2compile.targets.llvm.build import tvm_target
 from e2compile.targets.llvm.machine import host
 from e2compile.targets.vta.device.driver import Driver
+from e2compile.targets.vta.host import geometry
 from e2compile.targets.vta.host.kernels import VtaKernels
 from e2compile.targets.vta.host.partition import partition
 from e2compile.targets.vta.isa.config import Config, named
@@ -38,10 +39,11 @@ def offloaded(
         METHODS[2]: kernels.integer_weight_gradient(conv, signed, gated),
     }
     module = IRModule({name: kernel.with_attr("global_symbol", name) for name, kernel in made.items()})
-    module, table = partition(module, config)
+    parts = partition(module, config)
+    table = parts.table
     driver = Driver(table, Simulator(config, compiled(config), strict=True))
     tvm_ffi.register_global_func(table.call, driver.run, override=True)
-    library = tvm.compile(module, tvm_target())
+    library = tvm.compile(parts.module, tvm_target())
     return {name: library[name] for name in METHODS}, table
 
 
@@ -69,7 +71,20 @@ def test_a_block_of_several_rows_computes_the_same(name: str, signed: bool) -> N
 
 @pytest.mark.parametrize("name", ON_THE_HOST)
 def test_what_the_array_cannot_do_stays_on_the_host(name: str) -> None:
-    assert check(NETWORKS[name], named("pynq"), signed=True).operators == ()
+    conv = NETWORKS[name]
+    assert check(conv, named("pynq"), signed=True).operators == ()
+    made = VtaKernels(host()).integer_convolution(conv, True).with_attr("global_symbol", "main")
+    reasons = partition(IRModule({"main": made}), named("pynq")).left
+    assert reasons == {"main": "depthwise" if conv.is_depthwise else "in groups"}
+
+
+def test_sums_that_are_too_long_stay_on_the_host() -> None:
+    """2^14 products of -128 and -128 add up to 2^28; of 2^17 and more int32 cannot hold the sum."""
+    config = named("pynq")
+    fits, too_long = (Convolution(1, 1, 1, channels, 16) for channels in ((1 << 17) - 1, 1 << 17))
+    assert len(geometry.forward(fits, config).parts) == 1
+    with pytest.raises(geometry.Unsuitable, match="sums that may leave 32 bits"):
+        geometry.forward(too_long, config)
 
 
 @pytest.mark.parametrize("config", ["pynq", "pynq-4x8"])

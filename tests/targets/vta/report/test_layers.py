@@ -10,6 +10,7 @@ import pytest
 import e2compile
 from e2compile.errors import UsageError
 from e2compile.lower.workload import Convolution
+from e2compile.tables import left_on_host
 from e2compile.targets.vta.analysis.timing import ALU, GEMM, IDLE
 from e2compile.targets.vta.isa.config import named
 from e2compile.targets.vta.isa.instructions import Alu, AluOp, Finish, Gemm, Memory, Tokens, Transfer, Uop
@@ -100,15 +101,26 @@ def test_what_stays_on_the_host_is_listed(report: Report) -> None:
     assert {row.text for row in report.host} == {"8->8 3x3 groups 8 @8x8"}
     assert {row.phase for row in report.host} == {"forward", "input gradient", "weight gradient"}
     assert all(row.macs == 2 * 8 * 22 * 22 for row in report.host)
+    assert {row.reason for row in report.host} == {"depthwise"}
     assert report.host_calls["step"] > sum(row.calls["step"] for row in report.host)
+
+
+def test_compiling_says_in_a_line_what_stays_on_the_host(report: Report) -> None:
+    """A layer's gradient has 16 bits: two products each for input and weight gradient."""
+    line = left_on_host(report)
+    convolutions, linear = 5 * 5 - 2, 5  # nothing needs the first one's input gradient
+    every = sum(row.calls["step"] for row in (*report.rows, *report.host))
+    assert every == convolutions + linear
+    assert line == f"5 of {every} integer products of a step, which the array cannot do: 5 depthwise"
+    assert left_on_host(replace(report, host=())) is None
 
 
 def test_a_report_that_is_damaged(fpga_program: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(fpga_program, tmp_path / "tiny")
-    (folder / REPORT).write_text('{"schema": 2}')
-    with pytest.raises(UsageError, match="has another schema than 1"):
+    (folder / REPORT).write_text('{"schema": 1}')
+    with pytest.raises(UsageError, match="has another schema than 2"):
         read(folder)
-    (folder / REPORT).write_text('{"schema": 1, "rows": []}')
+    (folder / REPORT).write_text('{"schema": 2, "rows": []}')
     with pytest.raises(UsageError, match="compile the program again"):
         read(folder)
     assert run("report", folder) == 2
@@ -126,7 +138,7 @@ def test_the_command_line_shows_it(
     total = next(line for line in lines if line[:1] == ["total"])
     assert f"{report.totals['step'].cost.cycles:,}" in total
     assert "100.0%" in total
-    assert "multiply-accumulates that the array cannot do" in shown
+    assert "multiply-accumulates, depthwise" in shown
     content = json.loads((tmp_path / "report.json").read_text())
     assert content["fpga"]["totals"]["step"]["cost"]["cycles"] == report.totals["step"].cost.cycles
     assert set(content["compile"]["lines"]) >= {row.name for row in report.rows}
