@@ -62,6 +62,7 @@ def compile_model(
     /,
     *,
     target: str = "cpu",
+    host: str | None = None,
     passes: str | None = None,
     preset: str = "default",
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = (),
@@ -77,6 +78,8 @@ def compile_model(
     Args:
         model: A Python file that defines `model` and `batch`, or FILE.py:FUNCTION that returns them.
         target: Where the program runs: see `e2compile targets`; fpga:CONFIGURATION or fpga:FILE.json too.
+        host: The machine that runs the program, or the array's host part: aarch64-linux-gnu, with a CPU too,
+            like aarch64-linux-gnu:cortex-a53; by default this one. See `e2compile targets`.
         passes: Names with commas between, or none; by default all. See `e2compile passes`.
         preset: Settings of all passes: default, paper or official. See `e2compile passes`.
         settings: An option of a pass, like smd.p=0.5; may be given several times.
@@ -98,16 +101,30 @@ def compile_model(
         from e2compile.task import load_task
 
     chosen, output = parse_passes(passes, settings, preset), output or _default_output(model)
-    find(target)
+    foreign = find(target, host).host.lacking()
+    if train is not None and foreign is not None:
+        raise UsageError(f"--train with --host {host}: {foreign}. Train where the program runs")
     with phases.shown(model):
         task = load_task(model, init)
         graph = capture_task(task).apply(*chosen)
         phases.mark("imported and captured")
-        program = compile(graph, target, output, seed, verify, cache, phases)
-    display.compiled(program, summarise(program), f"e2compile train {shlex.quote(str(output))}")
+        program = compile(graph, target, output, seed, verify, cache, phases, host)
+    command = (
+        f"e2compile train {shlex.quote(str(output))}{f', on {program.manifest.host}' if foreign else ''}"
+    )
+    display.compiled(program, summarise(program), _left_on_host(program), command)
     if train is not None:
         hint = ["--epochs", str(train)] if isinstance(task.data, str) else None
         _train(program, task.data, Options(epochs=train), hint)
+
+
+def _left_on_host(program: "Program") -> str | None:
+    if program.manifest.target != "fpga":
+        return None
+    from e2compile import tables
+    from e2compile.targets.vta.report import layers
+
+    return tables.left_on_host(layers.read(program.folder))
 
 
 def _default_output(model: str) -> Path:
@@ -261,7 +278,7 @@ def export(
 
 def _export_step(program: "Program", data: str | None, folder: Path, state: str, base: int | None) -> None:
     from e2compile.runtime.fit import Options, Run
-    from e2compile.targets.vta.export import BASE, export
+    from e2compile.targets.vta.report.export import BASE, export
 
     batch = Run(program, data, Options()).loader.batch(0)
     written = export(program, batch, folder, BASE if base is None else base)
@@ -286,7 +303,7 @@ def report(program: Path, /, *, results: Json = None) -> None:
     made = manifest.read(program)
     content = {"compile": compile_report(program)}
     if made.target == "fpga":
-        from e2compile.targets.vta import report as fpga
+        from e2compile.targets.vta.report import layers as fpga
 
         manifest.check(made, program, [fpga.REPORT])
         found = fpga.read(program)
@@ -310,10 +327,11 @@ def passes() -> None:
 
 @app.command
 def targets() -> None:
-    """The targets, and what this machine lacks for them."""
-    from e2compile.targets import PLANNED, TARGETS
+    """The targets and other hosts, and what this machine lacks for them."""
+    from e2compile.targets import CPU, HOSTS, PLANNED, TARGETS
 
     missing = {name: target.missing() for name, target in TARGETS.items()}
+    missing |= {f"--host {name}": CPU.hosted(name).missing() for name in HOSTS}
     rows = [(name, "available" if lack is None else f"needs {lack}") for name, lack in missing.items()]
     display.table([*rows, *((name, "not in this version") for name in PLANNED)])
 
