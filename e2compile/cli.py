@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from e2compile import __version__, cli_energy, display, load
-from e2compile.arguments import Address, Flag, Json, Output, Positive, Seed
+from e2compile.arguments import Address, Flag, Json, Output, Positive, Seed, Share
 from e2compile.collector import paused
 from e2compile.errors import E2CompileError, MissingError, UsageError
 
 if TYPE_CHECKING:
+    from e2compile.runtime.export import Saved
     from e2compile.runtime.fit import Options, Results
     from e2compile.runtime.program import Program
 
@@ -33,12 +34,24 @@ class Which:
     Args:
         run: Whose newest checkpoint to take; by default the run `default`, or the initial state without one.
         best: Take the run's best state by validation instead.
+        averaged: Take the average of the run's weights, which --swa-start made.
         initial: Take the state the program was compiled with.
     """
 
     run: str | None = None
     best: Flag = False
+    averaged: Flag = False
     initial: Flag = False
+
+    def put_into(self, program: "Program") -> str:
+        """Put the state that is meant into a program, and say which it is."""
+        from e2compile.runtime.export import choose_state
+
+        flags: dict[Saved, bool] = {"best": self.best, "averaged": self.averaged, "initial": self.initial}
+        given = [name for name, is_given in flags.items() if is_given]
+        if len(given) > 1:
+            raise UsageError(" and ".join(f"--{name}" for name in given) + " exclude each other")
+        return choose_state(program, self.run, given[0] if given else "newest")
 
 
 _NEWEST = Which()
@@ -95,6 +108,7 @@ def compile_model(
         from e2compile.compiler import compile
         from e2compile.options import parse_passes
         from e2compile.pipeline import capture_task
+        from e2compile.presets import PRESETS
         from e2compile.runtime.fit import Options
         from e2compile.runtime.summary import summarise
         from e2compile.targets import find
@@ -104,18 +118,19 @@ def compile_model(
     foreign = find(target, host).host.lacking()
     if train is not None and foreign is not None:
         raise UsageError(f"--train with --host {host}: {foreign}. Train where the program runs")
+    swa_start = PRESETS[preset].swa_start_of(chosen)
+    average = [] if swa_start is None else ["--swa-start", str(swa_start)]
     with phases.shown(model):
         task = load_task(model, init)
         graph = capture_task(task).apply(*chosen)
         phases.mark("imported and captured")
         program = compile(graph, target, output, seed, verify, cache, phases, host)
-    command = (
-        f"e2compile train {shlex.quote(str(output))}{f', on {program.manifest.host}' if foreign else ''}"
-    )
+    command = shlex.join(["e2compile", "train", str(output), *average])
+    command += f", on {program.manifest.host}" if foreign else ""
     display.compiled(program, summarise(program), _left_on_host(program), command)
     if train is not None:
-        hint = ["--epochs", str(train)] if isinstance(task.data, str) else None
-        _train(program, task.data, Options(epochs=train), hint)
+        hint = ["--epochs", str(train), *average] if isinstance(task.data, str) else None
+        _train(program, task.data, Options(epochs=train, swa_start=swa_start), hint)
 
 
 def _left_on_host(program: "Program") -> str | None:
@@ -144,6 +159,7 @@ def train(
     resume: Flag = False,
     results: Json = None,
     checkpoint_every: Positive = 500,
+    swa_start: Share | None = None,
     device: str | None = None,
 ) -> None:
     """Train a program. Needs no torch.
@@ -157,15 +173,23 @@ def train(
         resume: Go on from the run's newest checkpoint, if there is one.
         results: Write the results to this JSON file.
         checkpoint_every: Scheduled steps between checkpoints.
+        swa_start: Average the weights after each epoch that ends after this share of the run, like 0.8, and
+            estimate the average's batch-norm statistics at the end: stochastic weight averaging.
         device: What runs an FPGA program's streams: simulator, simulator:strict, board (the one that this
             is), or a server's address like pynq://HOST:PORT.
     """
     from e2compile.runtime.export import check_writable, write_json
     from e2compile.runtime.fit import Options
 
-    options = Options(epochs, steps, run, resume, checkpoint_every=checkpoint_every)
+    options = Options(epochs, steps, run, resume, checkpoint_every=checkpoint_every, swa_start=swa_start)
     check_writable(results)
-    given = {"--data": data, "--epochs": epochs, "--steps": steps, "--json": results}
+    given = {
+        "--data": data,
+        "--epochs": epochs,
+        "--steps": steps,
+        "--swa-start": swa_start,
+        "--json": results,
+    }
     hint = [text for flag, value in given.items() if value is not None for text in (flag, str(value))]
     gained = _train(load(program, device), data, options, hint)
     if results is not None:
@@ -207,11 +231,11 @@ def evaluate(
         results: Write the figures to this JSON file.
         device: As for train.
     """
-    from e2compile.runtime.export import check_writable, choose_state, write_json
+    from e2compile.runtime.export import check_writable, write_json
 
     check_writable(results)
     loaded = load(program, device)
-    state = choose_state(loaded, which.run, which.best, which.initial)
+    state = which.put_into(loaded)
     found = loaded.evaluate(data)
     display.evaluated(found, state)
     if results is not None:
@@ -263,12 +287,12 @@ def export(
         data: With vta: what the step's batch is taken from, as for train.
         base: With vta: the image's address, 0x1000 by default.
     """
-    from e2compile.runtime.export import choose_state, save_weights
+    from e2compile.runtime.export import save_weights
 
     if format != "vta" and (data, base) != (None, None):
         raise UsageError("--data and --base go with --format vta")
     loaded = load(program)
-    state = choose_state(loaded, which.run, which.best, which.initial)
+    state = which.put_into(loaded)
     path = output or Path(f"{program.resolve().name}.{format}")
     if format == "vta":
         _export_step(loaded, data, path, state, base)

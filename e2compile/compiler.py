@@ -173,6 +173,7 @@ def _manifest(graph: TrainingGraph, target: Target, fingerprint: str, seed: int,
         schedule_unit=task.schedule_unit,
         aliases=artefact.aliases(task.model),
         hidden=artefact.hidden(task.model, functions["step"]),
+        statistics=artefact.statistics(graph.training),
         versions={"e2compile": __version__}
         | {name: version(name) for name in ("torch", "apache-tvm", "numpy")},
         source=task.source,
