@@ -270,18 +270,44 @@ def _export_step(program: "Program", data: str | None, folder: Path, state: str,
 
 
 @app.command
-def report(program: Path, /, *, results: Json = None) -> None:
+def report(
+    program: Path,
+    /,
+    *,
+    html: Flag = False,
+    output: Output = None,
+    prices: str | None = None,
+    log: Path | None = None,
+    results: Json = None,
+) -> None:
     """What a program costs, as far as compiling tells: for the FPGA, each layer by a cycle model.
+
+    With --html it is a page for a browser, one file that needs nothing else: graphs and what passes changed
+    in them, joules, memory, the array, finished runs. Needs no torch.
 
     Args:
         program: A Program folder.
+        html: Write the page.
+        output: The page; by default report/index.html in the program.
+        prices: With --html: a price table, as for energy.
+        log: With --html: a measurement log, as measure writes it, to set beside what the prices predict.
         results: Write the figures to this JSON file.
     """
     from e2compile import tables
+    from e2compile.report.page import PAGE, write_report
     from e2compile.runtime import manifest
     from e2compile.runtime.export import check_writable, write_json
     from e2compile.runtime.summary import compile_report
 
+    if html and results is not None:
+        raise UsageError("--html and --json exclude each other")
+    if not html and (output, prices, log) != (None, None, None):
+        raise UsageError("--output, --prices and --log go with --html")
+    if html:
+        path = output or program / PAGE
+        size = write_report(program, path, prices, log)
+        display.say(f"{display.size(size)} written to {path}: open it in a browser")
+        return
     check_writable(results)
     made = manifest.read(program)
     content = {"compile": compile_report(program)}
