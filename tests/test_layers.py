@@ -31,6 +31,7 @@ FLOORS = {
     "e2compile.targets": 5,
     "e2compile.passes": 4,
     "e2compile.energy": 3,
+    "e2compile.exchange": 3,
     "e2compile.decompose": 2,
     "e2compile.differentiate": 2,
     "e2compile.forward": 2,

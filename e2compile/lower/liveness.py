@@ -52,7 +52,7 @@ def _written(kernel: Kernel) -> Iterator[tuple[object, int, fx.Node]]:
         for result in kernel.results:
             size = math.prod(result.shape) * np.dtype(result.dtype).itemsize
             yield (
-                result.node or result,
+                result.node or object(),
                 size,
                 result.node or kernel.results[0].node or kernel.operands[0].node,
             )
