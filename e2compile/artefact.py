@@ -21,7 +21,7 @@ from e2compile.energy.work import when
 from e2compile.errors import UsageError
 from e2compile.forward import MODEL, ForwardGraph
 from e2compile.gates.samples import argument, uses_batch_statistics
-from e2compile.graph import Kind, StepGraph, text, where
+from e2compile.graph import Kind, StepGraph, text
 from e2compile.graph_data import graph_data
 from e2compile.pipeline import Stage, TrainingGraph
 from e2compile.runtime import manifest as manifests
