@@ -15,13 +15,14 @@ from typing import Any
 
 import machine
 
-from e2compile.targets.vta import accumulate, config, correlate
-from e2compile.targets.vta.config import Config
-from e2compile.targets.vta.correlate_tile import Tile
-from e2compile.targets.vta.isa import AluOp, Stage
-from e2compile.targets.vta.stream import Stream
-from e2compile.targets.vta.timing import LATENCIES, timing
-from e2compile.targets.vta.work import Accumulation, Correlation, Taps, Work
+from e2compile.targets.vta.analysis.timing import LATENCIES, timing
+from e2compile.targets.vta.isa import config
+from e2compile.targets.vta.isa.config import Config
+from e2compile.targets.vta.isa.instructions import AluOp, Stage
+from e2compile.targets.vta.isa.stream import Stream
+from e2compile.targets.vta.schedule import accumulate, correlate
+from e2compile.targets.vta.schedule.correlate_tile import Tile
+from e2compile.targets.vta.schedule.work import Accumulation, Correlation, Taps, Work
 
 # Pixels a side, channels in and out, kernel, stride, milliseconds; then the tile: rows, columns, blocks of 16
 # input and output channels. Two tiles are in flight, of output blocks or of rows.

@@ -75,6 +75,7 @@ def compile_model(
     /,
     *,
     target: str = "cpu",
+    host: str | None = None,
     passes: str | None = None,
     preset: str = "default",
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = (),
@@ -90,6 +91,8 @@ def compile_model(
     Args:
         model: A Python file that defines `model` and `batch`, or FILE.py:FUNCTION that returns them.
         target: Where the program runs: see `e2compile targets`; fpga:CONFIGURATION or fpga:FILE.json too.
+        host: The machine that runs the program, or the array's host part: aarch64-linux-gnu, with a CPU too,
+            like aarch64-linux-gnu:cortex-a53; by default this one. See `e2compile targets`.
         passes: Names with commas between, or none; by default all. See `e2compile passes`.
         preset: Settings of all passes: default, paper or official. See `e2compile passes`.
         settings: An option of a pass, like smd.p=0.5; may be given several times.
@@ -112,19 +115,31 @@ def compile_model(
         from e2compile.task import load_task
 
     chosen, output = parse_passes(passes, settings, preset), output or _default_output(model)
+    foreign = find(target, host).host.lacking()
+    if train is not None and foreign is not None:
+        raise UsageError(f"--train with --host {host}: {foreign}. Train where the program runs")
     swa_start = PRESETS[preset].swa_start_of(chosen)
     average = [] if swa_start is None else ["--swa-start", str(swa_start)]
-    find(target)
     with phases.shown(model):
         task = load_task(model, init)
         graph = capture_task(task).apply(*chosen)
         phases.mark("imported and captured")
-        program = compile(graph, target, output, seed, verify, cache, phases)
+        program = compile(graph, target, output, seed, verify, cache, phases, host)
     command = shlex.join(["e2compile", "train", str(output), *average])
-    display.compiled(program, summarise(program), command)
+    command += f", on {program.manifest.host}" if foreign else ""
+    display.compiled(program, summarise(program), _left_on_host(program), command)
     if train is not None:
         hint = ["--epochs", str(train), *average] if isinstance(task.data, str) else None
         _train(program, task.data, Options(epochs=train, swa_start=swa_start), hint)
+
+
+def _left_on_host(program: "Program") -> str | None:
+    if program.manifest.target != "fpga":
+        return None
+    from e2compile import tables
+    from e2compile.targets.vta.report import layers
+
+    return tables.left_on_host(layers.read(program.folder))
 
 
 def _default_output(model: str) -> Path:
@@ -254,21 +269,24 @@ def export(
     program: Path,
     /,
     *,
-    format: Literal["safetensors", "vta"] = "safetensors",
+    format: Literal["safetensors", "onnx", "dot", "json", "vta"] = "safetensors",
     output: Output = None,
+    stage: str | None = None,
     which: Which = _NEWEST,
     data: str | None = None,
     base: Address = None,
 ) -> None:
     """Write the weights for PyTorch: model.load_state_dict(safetensors.torch.load_file(FILE)).
 
-    With --format vta it is a folder: a training step as memory image, instructions and expected results,
-    for any other VTA to run.
+    With --format onnx it is the network for inference, with its weights; with --stage too it is that graph
+    of the training step, which dot (for Graphviz) and json write as well. With --format vta it is a folder: a
+    training step as memory image, instructions and expected results, for any other VTA to run.
 
     Args:
         program: A Program folder.
         format: The file's format.
-        output: The file or folder; by default the program's name and the format.
+        output: The file or folder; by default the program's name, the stage's and the format.
+        stage: With onnx, dot or json: a stage that inspect lists; by default the last with dot and json.
         data: With vta: what the step's batch is taken from, as for train.
         base: With vta: the image's address, 0x1000 by default.
     """
@@ -276,18 +294,40 @@ def export(
 
     if format != "vta" and (data, base) != (None, None):
         raise UsageError("--data and --base go with --format vta")
+    if format in ("safetensors", "vta") and stage is not None:
+        raise UsageError("--stage goes with --format onnx, dot or json")
+    if format in ("dot", "json") or stage is not None:
+        if which != _NEWEST:
+            raise UsageError("a stage has no weights: leave out --run, --best and --initial")
+        _export_stage(program, stage, format, output)
+        return
     loaded = load(program)
     state = which.put_into(loaded)
     path = output or Path(f"{program.resolve().name}.{format}")
     if format == "vta":
         _export_step(loaded, data, path, state, base)
+    elif format == "onnx":
+        from e2compile.exchange.write import write_network
+
+        size = write_network(loaded, path)
+        display.say(f"the network with {state}, {display.size(size)}, written to {path}")
     else:
         display.say(f"{save_weights(loaded, path)} tensors of {state} written to {path}")
 
 
+def _export_stage(program: Path, name: str | None, format: str, output: Path | None) -> None:
+    from e2compile.exchange.write import write_stage
+    from e2compile.runtime.stages import find_stage, read_stages
+
+    stages = read_stages(program)
+    chosen = stages[-1] if name is None else find_stage(stages, name)
+    path = output or Path(f"{program.resolve().name}-{chosen.name}.{format}")
+    display.say(f"stage {chosen.name}, {display.size(write_stage(chosen, path, format))}, written to {path}")
+
+
 def _export_step(program: "Program", data: str | None, folder: Path, state: str, base: int | None) -> None:
     from e2compile.runtime.fit import Options, Run
-    from e2compile.targets.vta.export import BASE, export
+    from e2compile.targets.vta.report.export import BASE, export
 
     batch = Run(program, data, Options()).loader.batch(0)
     written = export(program, batch, folder, BASE if base is None else base)
@@ -296,23 +336,49 @@ def _export_step(program: "Program", data: str | None, folder: Path, state: str,
 
 
 @app.command
-def report(program: Path, /, *, results: Json = None) -> None:
+def report(
+    program: Path,
+    /,
+    *,
+    html: Flag = False,
+    output: Output = None,
+    prices: str | None = None,
+    log: Path | None = None,
+    results: Json = None,
+) -> None:
     """What a program costs, as far as compiling tells: for the FPGA, each layer by a cycle model.
+
+    With --html it is a page for a browser, one file that needs nothing else: graphs and what passes changed
+    in them, joules, memory, the array, finished runs. Needs no torch.
 
     Args:
         program: A Program folder.
+        html: Write the page.
+        output: The page; by default report/index.html in the program.
+        prices: With --html: a price table, as for energy.
+        log: With --html: a measurement log, as measure writes it, to set beside what the prices predict.
         results: Write the figures to this JSON file.
     """
     from e2compile import tables
+    from e2compile.report.page import PAGE, write_report
     from e2compile.runtime import manifest
     from e2compile.runtime.export import check_writable, write_json
     from e2compile.runtime.summary import compile_report
 
+    if html and results is not None:
+        raise UsageError("--html and --json exclude each other")
+    if not html and (output, prices, log) != (None, None, None):
+        raise UsageError("--output, --prices and --log go with --html")
+    if html:
+        path = output or program / PAGE
+        size = write_report(program, path, prices, log)
+        display.say(f"{display.size(size)} written to {path}: open it in a browser")
+        return
     check_writable(results)
     made = manifest.read(program)
     content = {"compile": compile_report(program)}
     if made.target == "fpga":
-        from e2compile.targets.vta import report as fpga
+        from e2compile.targets.vta.report import layers as fpga
 
         manifest.check(made, program, [fpga.REPORT])
         found = fpga.read(program)
@@ -336,10 +402,11 @@ def passes() -> None:
 
 @app.command
 def targets() -> None:
-    """The targets, and what this machine lacks for them."""
-    from e2compile.targets import PLANNED, TARGETS
+    """The targets and other hosts, and what this machine lacks for them."""
+    from e2compile.targets import CPU, HOSTS, PLANNED, TARGETS
 
     missing = {name: target.missing() for name, target in TARGETS.items()}
+    missing |= {f"--host {name}": CPU.hosted(name).missing() for name in HOSTS}
     rows = [(name, "available" if lack is None else f"needs {lack}") for name, lack in missing.items()]
     display.table([*rows, *((name, "not in this version") for name in PLANNED)])
 

@@ -85,8 +85,8 @@ class Phases:
         self.began = now
 
 
-def compiled(program: "Program", summary: "Summary", command: str) -> None:
-    """What was made and what to type next."""
+def compiled(program: "Program", summary: "Summary", left: str | None, command: str) -> None:
+    """What was made, what of it an accelerator leaves to its host, and what to type next."""
     calls = ", ".join(f"{name} {count}" for name, count in summary.calls.items())
     rows = [
         ("operators", f"{summary.operators:,} in the step before passes"),
@@ -96,6 +96,7 @@ def compiled(program: "Program", summary: "Summary", command: str) -> None:
         ("planned memory", f"{size(summary.planned)} beside the state"),
         ("verification", _verification(summary)),
         *(("not gated", note) for note in summary.dense),
+        *([("on the host", left)] if left else []),
         ("program", str(program.folder)),
         ("next", command),
     ]
@@ -105,11 +106,12 @@ def compiled(program: "Program", summary: "Summary", command: str) -> None:
 def _verification(summary: "Summary") -> str:
     if summary.passed is None:
         return "not done (--no-verify)"
-    if summary.worst is None:
-        return "passed"
-    worst = summary.worst
-    where = f"{worst.name} {worst.target}"
-    return f"passed; closest to its bound: {worst.error:.2g} of {worst.bound:.2g} ({where})"
+    closest = ""
+    if summary.worst is not None:
+        worst = summary.worst
+        where = f"{worst.name} {worst.target}"
+        closest = f"; closest to its bound: {worst.error:.2g} of {worst.bound:.2g} ({where})"
+    return f"passed, by {summary.ran}{closest}"
 
 
 def size(count: int) -> str:

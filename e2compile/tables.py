@@ -1,5 +1,6 @@
 """How reports look: what compiling took and gave, what the FPGA's array does layer by layer."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from rich.text import Text
 from e2compile.display import out, say, size, table
 
 if TYPE_CHECKING:
-    from e2compile.targets.vta.report import Figures, HostRow, Report, Row
+    from e2compile.targets.vta.report.layers import Figures, HostRow, Report, Row
 
 _WIDTH = 140  # at least: a line that a terminal breaks can still be read, one that is cut cannot
 _NUMBERS = ("calls", "cycles", "share", "ms", "bound", "epilogue", "array", "moved")
@@ -73,8 +74,20 @@ def _left(function: str, host: Sequence["HostRow"], calls: int, lines: Lines) ->
     say(f"{function}: {calls} calls of kernels on the host")
     for row in host:
         if row.calls.get(function):
-            work = f"{row.macs * row.calls[function]:,} multiply-accumulates that the array cannot do"
+            work = f"{row.macs * row.calls[function]:,} multiply-accumulates, {row.reason}"
             say(f"  {row.text}, {row.phase}: {work}  {_places(lines.get(row.name, ()))}")
+
+
+def left_on_host(report: "Report") -> str | None:
+    """One line for the step's products that the array leaves to its host; None without any."""
+    count: Counter[str] = Counter()
+    for row in report.host:
+        count[row.reason] += row.calls.get("step", 0)
+    if not count.total():
+        return None
+    reasons = ", ".join(f"{number} {reason}" for reason, number in count.most_common() if number)
+    every = count.total() + sum(row.calls.get("step", 0) for row in report.rows)
+    return f"{count.total()} of {every} integer products of a step, which the array cannot do: {reasons}"
 
 
 def _places(lines: Sequence[str]) -> str:

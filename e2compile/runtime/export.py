@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,16 +68,21 @@ def save_weights(program: Program, path: Path) -> int:
     `model.load_state_dict(safetensors.torch.load_file(path))` takes them. Written whole or not at all.
     """
     weights = program.state_dict()
+    write_whole(path, lambda temporary: save_file(weights, temporary))
+    return len(weights)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file by `write`, which is given a temporary one; UsageError where it cannot be written."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(weights, temporary)
+        write(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
-    return len(weights)
 
 
 def check_writable(path: Path | None) -> None:

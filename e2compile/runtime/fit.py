@@ -136,6 +136,7 @@ class Run:
 
     def __init__(self, program: Program, data: Any, options: Options) -> None:
         self.program, self.options = program, options
+        program.check_machine()
         self.dataset = resolve(data, program)
         self.augment = Augment.of(self.dataset)
         self.train, self.validation = split_validation(self.dataset.train, options.validation, program.seed)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from e2compile.errors import UsageError
 from e2compile.runtime import devices
+from e2compile.runtime import host as hosts
 from e2compile.runtime import manifest as manifests
 from e2compile.runtime import state as states
 from e2compile.runtime.engine import Library
@@ -64,6 +65,7 @@ class Program:
     @cached_property
     def driver(self) -> Any:
         """What drives the device, attached when the code is first called; None for a target that has none."""
+        self.check_machine()
         return devices.attach(self.manifest.target, self.folder, self._code.module, self.device)
 
     @property
@@ -71,6 +73,10 @@ class Program:
         """The code with its device attached: what is only compiled or exported takes no TVM."""
         _ = self.driver
         return self._code
+
+    def check_machine(self) -> None:
+        """Raise MissingError where this machine cannot run the program."""
+        hosts.check(self.manifest.host, self.folder)
 
     @property
     def seed(self) -> int:
@@ -160,6 +166,7 @@ class Program:
         from e2compile.runtime.fit import evaluate, resolve
         from e2compile.runtime.loader import Augment
 
+        self.check_machine()
         dataset = resolve(data, self)
         return evaluate(self, dataset.test, Augment.of(dataset))
 

@@ -4,8 +4,18 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from e2compile.targets.vta.config import Config, named, names
-from e2compile.targets.vta.isa import Alu, AluOp, Finish, Gemm, Instruction, Memory, Tokens, Transfer, Uop
+from e2compile.targets.vta.isa.config import Config, named, names
+from e2compile.targets.vta.isa.instructions import (
+    Alu,
+    AluOp,
+    Finish,
+    Gemm,
+    Instruction,
+    Memory,
+    Tokens,
+    Transfer,
+    Uop,
+)
 
 # Every field of another width than the shipped configurations': lu = 11, li = 10, lw = 9, la = 8.
 ODD = replace(

@@ -8,13 +8,13 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from e2compile.targets.vta import isa
-from e2compile.targets.vta.check import check
-from e2compile.targets.vta.config import Config
-from e2compile.targets.vta.interpreter import compiled
-from e2compile.targets.vta.simulator import Simulator
-from e2compile.targets.vta.stream import INP, OUT, UOP, WGT, Stream
-from e2compile.targets.vta.work import Correlation, Taps, Work
+from e2compile.targets.vta.analysis.check import check
+from e2compile.targets.vta.isa.config import Config
+from e2compile.targets.vta.isa.instructions import encode_uops
+from e2compile.targets.vta.isa.stream import INP, OUT, UOP, WGT, Stream
+from e2compile.targets.vta.schedule.work import Correlation, Taps, Work
+from e2compile.targets.vta.simulator.interpreter import compiled
+from e2compile.targets.vta.simulator.simulator import Simulator
 
 Blocks = NDArray[np.int8]
 
@@ -70,7 +70,7 @@ def run(stream: Stream, vta: Config, inp: Blocks, wgt: Blocks, shape: tuple[int,
     check(stream.instructions, stream.uops, vta, stream.blocks)
     device = Simulator(vta, _interpreter(vta), strict=True)
     addresses = {name: device.allocate(stream.bytes(name, vta)) for name in (INP, WGT, OUT, UOP)}
-    for name, data in ((INP, inp), (WGT, wgt), (UOP, isa.encode_uops(stream.uops, vta))):
+    for name, data in ((INP, inp), (WGT, wgt), (UOP, encode_uops(stream.uops, vta))):
         device.write(addresses[name], data.reshape(-1).view(np.uint8))
     words = stream.placed(vta, addresses)
     instructions = device.allocate(words.nbytes)
