@@ -298,7 +298,7 @@ def export(
         raise UsageError("--stage goes with --format onnx, dot or json")
     if format in ("dot", "json") or stage is not None:
         if which != _NEWEST:
-            raise UsageError("a stage has no weights: leave out --run, --best and --initial")
+            raise UsageError("a stage has no weights: leave out --run, --best, --averaged and --initial")
         _export_stage(program, stage, format, output)
         return
     loaded = load(program)
