@@ -287,11 +287,12 @@ def _export_step(program: "Program", data: str | None, folder: Path, state: str,
 
 
 @app.command
-def report(program: Path, /, *, results: Json = None) -> None:
+def report(program: Path, /, *, time: Flag = False, results: Json = None) -> None:
     """What a program costs, as far as compiling tells: for the FPGA, each layer by a cycle model.
 
     Args:
         program: A Program folder.
+        time: Run some steps here, too, and show what each layer takes the host.
         results: Write the figures to this JSON file.
     """
     from e2compile import tables
@@ -311,6 +312,12 @@ def report(program: Path, /, *, results: Json = None) -> None:
         content |= {"fpga": asdict(found)}
     else:
         tables.compiled(content["compile"])
+    if time:
+        from e2compile.runtime.timing import measure
+
+        measured = measure(load(program), content["compile"]["sequence"]["step"])
+        tables.host(measured)
+        content |= {"host": asdict(measured)}
     if results is not None:
         write_json(results, content)
 

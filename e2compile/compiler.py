@@ -131,6 +131,7 @@ def _build(
     clock.notes["kernels"] = len(lowering.generated)
     clock.notes["calls"] = {name: len(s.kernels) for name, s in lowering.schedules.items()}
     clock.notes["lines"] = lowering.lines()
+    clock.notes["sequence"] = lowering.sequence()
     clock.notes["planned_bytes"] = planned_bytes(module)
     clock.done("lowered")
     (place / "program").mkdir()
