@@ -340,6 +340,7 @@ def report(
     program: Path,
     /,
     *,
+    time: Flag = False,
     html: Flag = False,
     output: Output = None,
     prices: str | None = None,
@@ -353,6 +354,7 @@ def report(
 
     Args:
         program: A Program folder.
+        time: Run some steps here, too, and show what each layer takes the host.
         html: Write the page.
         output: The page; by default report/index.html in the program.
         prices: With --html: a price table, as for energy.
@@ -365,8 +367,8 @@ def report(
     from e2compile.runtime.export import check_writable, write_json
     from e2compile.runtime.summary import compile_report
 
-    if html and results is not None:
-        raise UsageError("--html and --json exclude each other")
+    if html and (time or results is not None):
+        raise UsageError("--html goes without --time and --json")
     if not html and (output, prices, log) != (None, None, None):
         raise UsageError("--output, --prices and --log go with --html")
     if html:
@@ -386,6 +388,12 @@ def report(
         content |= {"fpga": asdict(found)}
     else:
         tables.compiled(content["compile"])
+    if time:
+        from e2compile.runtime.timing import measure
+
+        measured = measure(load(program), content["compile"]["sequence"]["step"])
+        tables.host(measured)
+        content |= {"host": asdict(measured)}
     if results is not None:
         write_json(results, content)
 

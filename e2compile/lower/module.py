@@ -67,6 +67,15 @@ class Lowering:
                     lines |= dict.fromkeys(where(r.node) for r in item.results if r.node is not None)
         return {name: list(lines) for name, lines in found.items()}
 
+    def sequence(self) -> dict[str, list[tuple[str, str, str]]]:
+        """Of each function the calls in order: the kernel, and phase and layer of its first result."""
+        return {
+            name: [
+                (kernel, *_place(item)) for kernel, item in zip(self.called[name], plan.kernels, strict=True)
+            ]
+            for name, plan in self.schedules.items()
+        }
+
     def kernel(self, item: LoopKernel | Call | LiveSamples) -> Any:
         """The global variable of a kernel, generated the first time it is asked for."""
         key = _key(item)
@@ -86,6 +95,18 @@ class Lowering:
         if item.method in ("integer_convolution", "integer_weight_gradient"):
             return method(item.workload, item.signed, gated=gated)
         return method(item.workload, gated=gated)
+
+
+def _place(item: Kernel) -> tuple[str, str]:
+    """The phase and the module of what a kernel computes."""
+    if isinstance(item, Call):
+        node = item.results[0].node
+    elif isinstance(item, LoopKernel):
+        node = next((output for output in item.outputs if output is not None), None)
+    else:
+        node = item.node if isinstance(item, Copy) else item.live[-1]
+    meta = {} if node is None else node.meta
+    return meta.get("phase", ""), meta.get("module", "")
 
 
 def _plain(kernels: Sequence[Kernel]) -> Iterator[LoopKernel | Call | LiveSamples]:

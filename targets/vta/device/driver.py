@@ -27,12 +27,14 @@ Watch = Callable[[Operator, Run, Bytes, Bytes, Bytes], None]
 
 class Driver:
     """A table's streams in a device's memory. `groups_run` counts the groups that each operator ran for;
-    `watch`, where there is one, is told of each run."""
+    `watch`, where there is one, is told of each run; `called` is when the last call began and ended, by the
+    clock of time.perf_counter."""
 
     def __init__(self, table: Table, device: Device) -> None:
         self.table, self.device = table, device
         self.groups_run: Counter[int] = Counter()
         self.watch: Watch | None = None
+        self.called: tuple[float, float] | None = None
         operators = table.operators
         self.arena = {
             INP: device.allocate(max((o.inp_bytes for o in operators), default=1)),
@@ -56,6 +58,7 @@ class Driver:
 
     def run(self, number: int, groups: int, inp: Any, wgt: Any, out: Any) -> None:
         """Run an operator for so many groups of samples; buffers are the host's, by address."""
+        began = time.perf_counter()
         operator = self.table.operators[number]
         for group in range(groups):
             images = _memory(inp.value, group, operator.inp_bytes)
@@ -72,6 +75,7 @@ class Driver:
                     given, got = weights[run.wgt :][: run.wgt_bytes], sums[run.out :][: run.out_bytes]
                     self.watch(operator, run, images, given, got)
         self.groups_run[number] += groups
+        self.called = began, time.perf_counter()
 
     @property
     def cycles(self) -> int:
