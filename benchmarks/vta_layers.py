@@ -10,18 +10,20 @@ ResNet-20 for 16 images in one stream, forward, input and weight gradient, whose
 import argparse
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import machine
 
-from e2compile.targets.vta.analysis.timing import LATENCIES, timing
+from e2compile.targets.vta.analysis.timing import LATENCIES, Timing, timing
 from e2compile.targets.vta.isa import config
 from e2compile.targets.vta.isa.config import Config
 from e2compile.targets.vta.isa.instructions import AluOp, Stage
 from e2compile.targets.vta.isa.stream import Stream
-from e2compile.targets.vta.schedule import accumulate, correlate
+from e2compile.targets.vta.schedule.correlate import Schedule
 from e2compile.targets.vta.schedule.correlate_tile import Tile
+from e2compile.targets.vta.schedule.scheduler import emitted, streams
 from e2compile.targets.vta.schedule.work import Accumulation, Correlation, Taps, Work
 
 # Pixels a side, channels in and out, kernel, stride, milliseconds; then the tile: rows, columns, blocks of 16
@@ -87,9 +89,9 @@ def published(vta: Config) -> Iterator[dict[str, Any]]:
         tile = Tile(some_outputs, 1, rows, columns, inputs, len(taps))
         # The runtime of then loaded each row of a tile by itself: so does a stream for rows that lie apart.
         apart = Correlation(*sizes, 2 * stored + 64, out, out, taps, (stride, stride), 1)
-        theirs = timing(correlate.stream(apart, vta, tile, EPILOGUE).instructions, vta)
+        theirs = _timed(emitted(partial(Schedule, apart, vta, tile), EPILOGUE), vta)
         work = Correlation(*sizes, stored, out, out, taps, (stride, stride), 1)
-        ours = timing(correlate.stream(work, vta, epilogue=EPILOGUE).instructions, vta)
+        ours = _timed(streams(work, vta, EPILOGUE), vta)
         yield {
             "layer": f"{side}x{side} {channels}-{outputs} k{size} s{stride}",
             "measured_ms": measured,
@@ -133,7 +135,7 @@ def busy(vta: Config, passes: int) -> Iterator[dict[str, Any]]:
         for kind, parts in works(channels, outputs, side, size, stride, passes).items():
             if name == "first" and kind == "input gradient":
                 continue
-            found = [timing(_stream(work, vta).instructions, vta) for work in parts]
+            found = [_timed(streams(work, vta), vta) for work in parts]
             total = sum(part.total for part in found)
             yield {
                 "layer": name,
@@ -149,8 +151,10 @@ def busy(vta: Config, passes: int) -> Iterator[dict[str, Any]]:
             }
 
 
-def _stream(work: Work, vta: Config) -> Stream:
-    return correlate.stream(work, vta) if isinstance(work, Correlation) else accumulate.stream(work, vta)
+def _timed(found: tuple[Stream, ...], vta: Config) -> Timing:
+    """Of a work that takes one stream."""
+    (stream,) = found
+    return timing(stream.instructions, vta)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from e2compile.targets.llvm.target import CPU, LlvmTarget
+from e2compile.targets.vta.analysis.check import LARGEST_TRANSFER
 from e2compile.targets.vta.isa.config import Config, named, read
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ class VtaTarget:
 
     config: Config = field(default_factory=lambda: named("pynq"))
     host: LlvmTarget = CPU
+    largest_transfer: int = LARGEST_TRANSFER  # bytes of a stream's instructions, and of its micro-ops
     name: str = "fpga"
 
     @property
@@ -59,7 +61,7 @@ class VtaTarget:
         from e2compile.targets.vta.simulator.simulator import INTERPRETER
 
         folder = path.parent.parent
-        offloaded, found = partition(module, self.config)
+        offloaded, found = partition(module, self.config, self.largest_transfer)
         simulator = interpreter(self.config).with_attr("global_symbol", INTERPRETER)
         offloaded.update(IRModule({INTERPRETER: simulator}))
         self.host.build(offloaded, path)

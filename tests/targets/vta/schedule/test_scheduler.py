@@ -8,6 +8,7 @@ import pytest
 from e2compile.errors import UsageError
 from e2compile.targets.vta.analysis.check import transferred
 from e2compile.targets.vta.isa import config
+from e2compile.targets.vta.isa.instructions import Memory, Transfer
 from e2compile.targets.vta.isa.stream import Stream
 from e2compile.targets.vta.schedule.scheduler import streams
 from e2compile.targets.vta.schedule.work import Accumulation, Correlation, Work
@@ -56,3 +57,15 @@ def test_a_tile_that_is_too_long_is_refused() -> None:
         UsageError, match=r"one tile takes \d+ bytes of instructions or micro-ops, 64 at most"
     ):
         streams(replace(WORKS["matrix"], images=1), PYNQ, largest=64)
+
+
+def test_the_chisel_design_gets_as_many_micro_ops_at_once_as_it_holds() -> None:
+    """A weight gradient of ResNet-20's, which on other boards has more."""
+    work = Accumulation(64, 2, 18, 18, 16, 16, kernel(3), (1, 1), 4)
+    loaded = {}
+    for name in ("pynq", "de10nano"):
+        (stream,) = streams(work, config.named(name))
+        transfers = [i for i in stream.instructions if isinstance(i, Transfer) and i.memory is Memory.UOP]
+        loaded[name] = max(transfer.columns for transfer in transfers)
+    assert loaded["de10nano"] <= 2048 < loaded["pynq"]
+    assert_exact(work, [stream], config.named("de10nano"))
