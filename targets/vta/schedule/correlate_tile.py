@@ -16,7 +16,7 @@ from e2compile.targets.vta.schedule.ranges import Range, cut, pieces, reach, siz
 from e2compile.targets.vta.schedule.work import Correlation
 
 _TRIED = 4  # shapes of tiles of which streams are made and timed
-_MOST_PIECES = 4
+_PIECES = (1, 2, 3)
 # Slots of a scratchpad that is too small for all: one in use, the others loading.
 _SLOTS = 4
 
@@ -119,15 +119,16 @@ def _slotted(work: Correlation, config: Config, tile: Tile) -> Iterator[Tile]:
 
 
 def _in_pieces(work: Correlation, config: Config, tile: Tile) -> list[Tile]:
-    """The tile in pieces: with as many as give each plane time to leave, and one more."""
+    """The tile in several numbers of pieces, first those that give each plane time to leave: more of them
+    wait less, fewer have longer DMA rows."""
     _, chunks, _ = _counts(work, tile)
     result = []
-    for count in range(1, _MOST_PIECES + 1):
+    for count in _PIECES:
         parts = replace(tile, pieces=count)
         accs = (1 << config.log_accs) // (count * parts.piece_elements)
         if accs and len(pieces(parts.whole, count)) == count:
             result.append(replace(parts, acc_slots=min(accs, 2)))
-    return [tile for tile in result if work.passes * chunks * tile.pieces >= work.planes][:2] or result[-1:]
+    return sorted(result, key=lambda tile: work.passes * chunks * tile.pieces < work.planes)
 
 
 def _counts(work: Correlation, tile: Tile) -> tuple[int, int, int]:
