@@ -243,18 +243,29 @@ def evaluate(
 
 
 @app.command
-def inspect(program: Path, /, *, stage: str | None = None, diff: tuple[str, str] | None = None) -> None:
-    """The graphs on the way from the model to the program.
+def inspect(
+    program: Path,
+    /,
+    *,
+    stage: str | None = None,
+    diff: tuple[str, str] | None = None,
+    stream: str | None = None,
+) -> None:
+    """The graphs on the way from the model to the program, and an FPGA program's instructions.
 
     Args:
         program: A Program folder.
         stage: Print this stage's graph, a typed line an operator with the model's line; without it, the list.
         diff: Two stages, to see what changed between them.
+        stream: Print this kernel's VTA streams as assembler, with cycles; a name that is none lists all.
     """
     from e2compile.runtime.stages import difference, find_stage, read_stages
 
-    if stage is not None and diff is not None:
-        raise UsageError("--stage and --diff exclude each other")
+    if sum(option is not None for option in (stage, diff, stream)) > 1:
+        raise UsageError("--stage, --diff and --stream exclude one another")
+    if stream is not None:
+        display.graph(_listing(program, stream))
+        return
     stages = read_stages(program)
     if diff is not None:
         display.difference(difference(*(find_stage(stages, name) for name in diff)))
@@ -262,6 +273,19 @@ def inspect(program: Path, /, *, stage: str | None = None, diff: tuple[str, str]
         display.graph(find_stage(stages, stage).text)
     else:
         display.stages(stages)
+
+
+def _listing(program: Path, name: str) -> str:
+    from e2compile.runtime import manifest
+    from e2compile.runtime.summary import compile_report
+    from e2compile.targets.vta.program import table
+    from e2compile.targets.vta.report.listing import listing
+
+    made = manifest.read(program)
+    if made.target != "fpga":
+        raise UsageError(f"a program for target {made.target} has no streams: only fpga's has")
+    manifest.check(made, program, [table.TABLE, table.STREAMS])
+    return listing(table.read(program), name, compile_report(program)["lines"])
 
 
 @app.command
