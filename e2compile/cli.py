@@ -202,21 +202,43 @@ def evaluate(
 
 
 @app.command
-def inspect(program: Path, /, *, stage: str | None = None, diff: tuple[str, str] | None = None) -> None:
+def inspect(
+    program: Path,
+    /,
+    *,
+    stage: str | None = None,
+    diff: tuple[str, str] | None = None,
+    energy: Flag = False,
+    prices: str | None = None,
+    run: str | None = None,
+) -> None:
     """The graphs on the way from the model to the program.
 
     Args:
         program: A Program folder.
         stage: Print this stage's graph, a typed line an operator with the model's line; without it, the list.
         diff: Two stages, to see what changed between them.
+        energy: With --stage: its joules by layer and its dearest calls, instead of the graph.
+        prices: With --energy: a price table, as for energy.
+        run: With --energy: take what this run has executed.
     """
     from e2compile.runtime.stages import difference, find_stage, read_stages
 
     if stage is not None and diff is not None:
         raise UsageError("--stage and --diff exclude each other")
+    if energy and stage is None:
+        raise UsageError("--energy goes with --stage")
+    if not energy and (prices, run) != (None, None):
+        raise UsageError("--prices and --run go with --energy")
     stages = read_stages(program)
     if diff is not None:
         display.difference(difference(*(find_stage(stages, name) for name in diff)))
+    elif energy and stage is not None:
+        from e2compile import display_energy
+        from e2compile.call_bill import priced_calls
+
+        found = find_stage(stages, stage)
+        display_energy.stage(found.name, priced_calls(program, found, prices, run))
     elif stage is not None:
         display.graph(find_stage(stages, stage).text)
     else:
