@@ -249,6 +249,9 @@ def inspect(
     *,
     stage: str | None = None,
     diff: tuple[str, str] | None = None,
+    energy: Flag = False,
+    prices: str | None = None,
+    run: str | None = None,
     stream: str | None = None,
 ) -> None:
     """The graphs on the way from the model to the program, and an FPGA program's instructions.
@@ -257,18 +260,31 @@ def inspect(
         program: A Program folder.
         stage: Print this stage's graph, a typed line an operator with the model's line; without it, the list.
         diff: Two stages, to see what changed between them.
+        energy: With --stage: its joules by layer and its dearest calls, instead of the graph.
+        prices: With --energy: a price table, as for energy.
+        run: With --energy: take what this run has executed.
         stream: Print this kernel's VTA streams as assembler, with cycles; a name that is none lists all.
     """
     from e2compile.runtime.stages import difference, find_stage, read_stages
 
     if sum(option is not None for option in (stage, diff, stream)) > 1:
         raise UsageError("--stage, --diff and --stream exclude one another")
+    if energy and stage is None:
+        raise UsageError("--energy goes with --stage")
+    if not energy and (prices, run) != (None, None):
+        raise UsageError("--prices and --run go with --energy")
     if stream is not None:
         display.graph(_listing(program, stream))
         return
     stages = read_stages(program)
     if diff is not None:
         display.difference(difference(*(find_stage(stages, name) for name in diff)))
+    elif energy and stage is not None:
+        from e2compile import display_energy
+        from e2compile.call_bill import priced_calls
+
+        found = find_stage(stages, stage)
+        display_energy.stage(found.name, priced_calls(program, found, prices, run))
     elif stage is not None:
         display.graph(find_stage(stages, stage).text)
     else:

@@ -19,6 +19,7 @@ FLOORS = {
     "e2compile.artefact": 6,
     "e2compile.bill": 6,
     "e2compile.cache": 6,
+    "e2compile.call_bill": 6,
     "e2compile.compiler": 6,
     "e2compile.counting": 6,
     "e2compile.doctor": 6,

@@ -182,7 +182,7 @@ class GraphView {
 
   // The joules of a call in the colour of their level, those of a group as a bar.
   right(value, phase, share) {
-    const style = share === undefined ? `background:${this.heat(value)}` : `width:${100 * share}%;background:var(--heat)`;
+    const style = !value ? "width:0;min-width:0" : share === undefined ? `background:${this.heat(value)}` : `width:${100 * share}%;background:var(--heat)`;
     return element("span", { class: "rest" },
       phase ? element("span", { class: "tag", style: `color:${colour(phase)}` }, phase) : "",
       element("span", { class: "joules" }, value ? joules(value) : ""),
