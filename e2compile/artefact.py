@@ -19,7 +19,8 @@ from e2compile import optimizer
 from e2compile.energy.count import ByNode
 from e2compile.energy.work import when
 from e2compile.errors import UsageError
-from e2compile.forward import ForwardGraph
+from e2compile.forward import MODEL, ForwardGraph
+from e2compile.gates.samples import argument, uses_batch_statistics
 from e2compile.graph import Kind, StepGraph, text
 from e2compile.graph_data import graph_data
 from e2compile.pipeline import Stage, TrainingGraph
@@ -156,6 +157,20 @@ def hidden(model: nn.Module, step: Function) -> tuple[str, ...]:
     named = set(model.state_dict())
     kinds = (Kind.PARAMETER, Kind.BUFFER)
     return tuple(t.target for t in step.inputs if t.kind in kinds and t.target not in named)
+
+
+def statistics(training: ForwardGraph) -> dict[str, float]:
+    """The running statistics of each batch norm that uses the batch's own, with the share that a step has in
+    the new ones: the norm's momentum, or more where it is called several times.
+    """
+    kept: dict[str, float] = {}
+    for norm in filter(uses_batch_statistics, training.graph.nodes):
+        for name in ("running_mean", "running_var"):
+            running = argument(norm, name)
+            if running is not None:
+                target = running.target.removeprefix(MODEL)
+                kept[target] = kept.get(target, 1.0) * (1 - argument(norm, "momentum"))
+    return {name: 1 - share for name, share in kept.items()}
 
 
 def seal(place: Path, manifest: Manifest) -> None:

@@ -13,7 +13,7 @@ from e2compile.energy.work import STEP, Amounts, Item, Work, from_rows
 from e2compile.errors import UsageError
 from e2compile.runtime import manifest as manifests
 from e2compile.targets import FPGA, find
-from e2compile.targets.vta.report import REPORT
+from e2compile.targets.vta.report.layers import REPORT
 
 WORK = "report/work.json"
 DEVICE = "time.device"

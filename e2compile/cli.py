@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from e2compile import __version__, cli_energy, display, load
-from e2compile.arguments import Address, Flag, Json, Output, Positive, Seed
+from e2compile.arguments import Address, Flag, Json, Output, Positive, Seed, Share
 from e2compile.collector import paused
 from e2compile.errors import E2CompileError, MissingError, UsageError
 
 if TYPE_CHECKING:
+    from e2compile.runtime.export import Saved
     from e2compile.runtime.fit import Options, Results
     from e2compile.runtime.program import Program
 
@@ -33,12 +34,24 @@ class Which:
     Args:
         run: Whose newest checkpoint to take; by default the run `default`, or the initial state without one.
         best: Take the run's best state by validation instead.
+        averaged: Take the average of the run's weights, which --swa-start made.
         initial: Take the state the program was compiled with.
     """
 
     run: str | None = None
     best: Flag = False
+    averaged: Flag = False
     initial: Flag = False
+
+    def put_into(self, program: "Program") -> str:
+        """Put the state that is meant into a program, and say which it is."""
+        from e2compile.runtime.export import choose_state
+
+        flags: dict[Saved, bool] = {"best": self.best, "averaged": self.averaged, "initial": self.initial}
+        given = [name for name, is_given in flags.items() if is_given]
+        if len(given) > 1:
+            raise UsageError(" and ".join(f"--{name}" for name in given) + " exclude each other")
+        return choose_state(program, self.run, given[0] if given else "newest")
 
 
 _NEWEST = Which()
@@ -62,6 +75,7 @@ def compile_model(
     /,
     *,
     target: str = "cpu",
+    host: str | None = None,
     passes: str | None = None,
     preset: str = "default",
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = (),
@@ -77,6 +91,8 @@ def compile_model(
     Args:
         model: A Python file that defines `model` and `batch`, or FILE.py:FUNCTION that returns them.
         target: Where the program runs: see `e2compile targets`; fpga:CONFIGURATION or fpga:FILE.json too.
+        host: The machine that runs the program, or the array's host part: aarch64-linux-gnu, with a CPU too,
+            like aarch64-linux-gnu:cortex-a53; by default this one. See `e2compile targets`.
         passes: Names with commas between, or none; by default all. See `e2compile passes`.
         preset: Settings of all passes: default, paper or official. See `e2compile passes`.
         settings: An option of a pass, like smd.p=0.5; may be given several times.
@@ -92,22 +108,38 @@ def compile_model(
         from e2compile.compiler import compile
         from e2compile.options import parse_passes
         from e2compile.pipeline import capture_task
+        from e2compile.presets import PRESETS
         from e2compile.runtime.fit import Options
         from e2compile.runtime.summary import summarise
         from e2compile.targets import find
         from e2compile.task import load_task
 
     chosen, output = parse_passes(passes, settings, preset), output or _default_output(model)
-    find(target)
+    foreign = find(target, host).host.lacking()
+    if train is not None and foreign is not None:
+        raise UsageError(f"--train with --host {host}: {foreign}. Train where the program runs")
+    swa_start = PRESETS[preset].swa_start_of(chosen)
+    average = [] if swa_start is None else ["--swa-start", str(swa_start)]
     with phases.shown(model):
         task = load_task(model, init)
         graph = capture_task(task).apply(*chosen)
         phases.mark("imported and captured")
-        program = compile(graph, target, output, seed, verify, cache, phases)
-    display.compiled(program, summarise(program), f"e2compile train {shlex.quote(str(output))}")
+        program = compile(graph, target, output, seed, verify, cache, phases, host)
+    command = shlex.join(["e2compile", "train", str(output), *average])
+    command += f", on {program.manifest.host}" if foreign else ""
+    display.compiled(program, summarise(program), _left_on_host(program), command)
     if train is not None:
-        hint = ["--epochs", str(train)] if isinstance(task.data, str) else None
-        _train(program, task.data, Options(epochs=train), hint)
+        hint = ["--epochs", str(train), *average] if isinstance(task.data, str) else None
+        _train(program, task.data, Options(epochs=train, swa_start=swa_start), hint)
+
+
+def _left_on_host(program: "Program") -> str | None:
+    if program.manifest.target != "fpga":
+        return None
+    from e2compile import tables
+    from e2compile.targets.vta.report import layers
+
+    return tables.left_on_host(layers.read(program.folder))
 
 
 def _default_output(model: str) -> Path:
@@ -127,6 +159,7 @@ def train(
     resume: Flag = False,
     results: Json = None,
     checkpoint_every: Positive = 500,
+    swa_start: Share | None = None,
     device: str | None = None,
 ) -> None:
     """Train a program. Needs no torch.
@@ -140,15 +173,23 @@ def train(
         resume: Go on from the run's newest checkpoint, if there is one.
         results: Write the results to this JSON file.
         checkpoint_every: Scheduled steps between checkpoints.
+        swa_start: Average the weights after each epoch that ends after this share of the run, like 0.8, and
+            estimate the average's batch-norm statistics at the end: stochastic weight averaging.
         device: What runs an FPGA program's streams: simulator, simulator:strict, board (the one that this
             is), or a server's address like pynq://HOST:PORT.
     """
     from e2compile.runtime.export import check_writable, write_json
     from e2compile.runtime.fit import Options
 
-    options = Options(epochs, steps, run, resume, checkpoint_every=checkpoint_every)
+    options = Options(epochs, steps, run, resume, checkpoint_every=checkpoint_every, swa_start=swa_start)
     check_writable(results)
-    given = {"--data": data, "--epochs": epochs, "--steps": steps, "--json": results}
+    given = {
+        "--data": data,
+        "--epochs": epochs,
+        "--steps": steps,
+        "--swa-start": swa_start,
+        "--json": results,
+    }
     hint = [text for flag, value in given.items() if value is not None for text in (flag, str(value))]
     gained = _train(load(program, device), data, options, hint)
     if results is not None:
@@ -190,11 +231,11 @@ def evaluate(
         results: Write the figures to this JSON file.
         device: As for train.
     """
-    from e2compile.runtime.export import check_writable, choose_state, write_json
+    from e2compile.runtime.export import check_writable, write_json
 
     check_writable(results)
     loaded = load(program, device)
-    state = choose_state(loaded, which.run, which.best, which.initial)
+    state = which.put_into(loaded)
     found = loaded.evaluate(data)
     display.evaluated(found, state)
     if results is not None:
@@ -211,8 +252,9 @@ def inspect(
     energy: Flag = False,
     prices: str | None = None,
     run: str | None = None,
+    stream: str | None = None,
 ) -> None:
-    """The graphs on the way from the model to the program.
+    """The graphs on the way from the model to the program, and an FPGA program's instructions.
 
     Args:
         program: A Program folder.
@@ -221,15 +263,19 @@ def inspect(
         energy: With --stage: its joules by layer and its dearest calls, instead of the graph.
         prices: With --energy: a price table, as for energy.
         run: With --energy: take what this run has executed.
+        stream: Print this kernel's VTA streams as assembler, with cycles; a name that is none lists all.
     """
     from e2compile.runtime.stages import difference, find_stage, read_stages
 
-    if stage is not None and diff is not None:
-        raise UsageError("--stage and --diff exclude each other")
+    if sum(option is not None for option in (stage, diff, stream)) > 1:
+        raise UsageError("--stage, --diff and --stream exclude one another")
     if energy and stage is None:
         raise UsageError("--energy goes with --stage")
     if not energy and (prices, run) != (None, None):
         raise UsageError("--prices and --run go with --energy")
+    if stream is not None:
+        display.graph(_listing(program, stream))
+        return
     stages = read_stages(program)
     if diff is not None:
         display.difference(difference(*(find_stage(stages, name) for name in diff)))
@@ -243,6 +289,19 @@ def inspect(
         display.graph(find_stage(stages, stage).text)
     else:
         display.stages(stages)
+
+
+def _listing(program: Path, name: str) -> str:
+    from e2compile.runtime import manifest
+    from e2compile.runtime.summary import compile_report
+    from e2compile.targets.vta.program import table
+    from e2compile.targets.vta.report.listing import listing
+
+    made = manifest.read(program)
+    if made.target != "fpga":
+        raise UsageError(f"a program for target {made.target} has no streams: only fpga's has")
+    manifest.check(made, program, [table.TABLE, table.STREAMS])
+    return listing(table.read(program), name, compile_report(program)["lines"])
 
 
 @app.command
@@ -271,7 +330,7 @@ def export(
         data: With vta: what the step's batch is taken from, as for train.
         base: With vta: the image's address, 0x1000 by default.
     """
-    from e2compile.runtime.export import choose_state, save_weights
+    from e2compile.runtime.export import save_weights
 
     if format != "vta" and (data, base) != (None, None):
         raise UsageError("--data and --base go with --format vta")
@@ -279,11 +338,11 @@ def export(
         raise UsageError("--stage goes with --format onnx, dot or json")
     if format in ("dot", "json") or stage is not None:
         if which != _NEWEST:
-            raise UsageError("a stage has no weights: leave out --run, --best and --initial")
+            raise UsageError("a stage has no weights: leave out --run, --best, --averaged and --initial")
         _export_stage(program, stage, format, output)
         return
     loaded = load(program)
-    state = choose_state(loaded, which.run, which.best, which.initial)
+    state = which.put_into(loaded)
     path = output or Path(f"{program.resolve().name}.{format}")
     if format == "vta":
         _export_step(loaded, data, path, state, base)
@@ -308,7 +367,7 @@ def _export_stage(program: Path, name: str | None, format: str, output: Path | N
 
 def _export_step(program: "Program", data: str | None, folder: Path, state: str, base: int | None) -> None:
     from e2compile.runtime.fit import Options, Run
-    from e2compile.targets.vta.export import BASE, export
+    from e2compile.targets.vta.report.export import BASE, export
 
     batch = Run(program, data, Options()).loader.batch(0)
     written = export(program, batch, folder, BASE if base is None else base)
@@ -321,6 +380,7 @@ def report(
     program: Path,
     /,
     *,
+    time: Flag = False,
     html: Flag = False,
     output: Output = None,
     prices: str | None = None,
@@ -334,6 +394,7 @@ def report(
 
     Args:
         program: A Program folder.
+        time: Run some steps here, too, and show what each layer takes the host.
         html: Write the page.
         output: The page; by default report/index.html in the program.
         prices: With --html: a price table, as for energy.
@@ -346,8 +407,8 @@ def report(
     from e2compile.runtime.export import check_writable, write_json
     from e2compile.runtime.summary import compile_report
 
-    if html and results is not None:
-        raise UsageError("--html and --json exclude each other")
+    if html and (time or results is not None):
+        raise UsageError("--html goes without --time and --json")
     if not html and (output, prices, log) != (None, None, None):
         raise UsageError("--output, --prices and --log go with --html")
     if html:
@@ -359,7 +420,7 @@ def report(
     made = manifest.read(program)
     content = {"compile": compile_report(program)}
     if made.target == "fpga":
-        from e2compile.targets.vta import report as fpga
+        from e2compile.targets.vta.report import layers as fpga
 
         manifest.check(made, program, [fpga.REPORT])
         found = fpga.read(program)
@@ -367,6 +428,12 @@ def report(
         content |= {"fpga": asdict(found)}
     else:
         tables.compiled(content["compile"])
+    if time:
+        from e2compile.runtime.timing import measure
+
+        measured = measure(load(program), content["compile"]["sequence"]["step"])
+        tables.host(measured)
+        content |= {"host": asdict(measured)}
     if results is not None:
         write_json(results, content)
 
@@ -383,10 +450,11 @@ def passes() -> None:
 
 @app.command
 def targets() -> None:
-    """The targets, and what this machine lacks for them."""
-    from e2compile.targets import PLANNED, TARGETS
+    """The targets and other hosts, and what this machine lacks for them."""
+    from e2compile.targets import CPU, HOSTS, PLANNED, TARGETS
 
     missing = {name: target.missing() for name, target in TARGETS.items()}
+    missing |= {f"--host {name}": CPU.hosted(name).missing() for name in HOSTS}
     rows = [(name, "available" if lack is None else f"needs {lack}") for name, lack in missing.items()]
     display.table([*rows, *((name, "not in this version") for name in PLANNED)])
 

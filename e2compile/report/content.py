@@ -14,7 +14,7 @@ from e2compile.report.graphs import Tables, stage_content
 from e2compile.runtime import manifest as manifests
 from e2compile.runtime.stages import read_stages
 from e2compile.runtime.summary import compile_report
-from e2compile.targets.vta.report import REPORT
+from e2compile.targets.vta.report.layers import REPORT
 
 SCHEMA = 1
 
