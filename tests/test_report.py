@@ -137,7 +137,7 @@ def test_the_command_line_writes_it_whole_or_says_why(
     assert "src=" not in page
     assert run("evaluate", program_copy) == 0  # the page is no part of what checksums hold
     for arguments, message in (
-        (("--html", "--json", tmp_path / "x"), "exclude each other"),
+        (("--html", "--json", tmp_path / "x"), "goes without --time and --json"),
         (("--output", tmp_path / "x.html"), "go with --html"),
         (("--html", "--prices", "gold"), "no price table 'gold'"),
         (("--html", "--log", tmp_path / "none.csv"), "cannot be read"),
