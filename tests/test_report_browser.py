@@ -13,7 +13,9 @@ import e2compile
 from e2compile.bill import bill
 from e2compile.passes import BatchDrop, LayerGate
 from e2compile.pipeline import capture_task
+from e2compile.report.content import content
 from e2compile.report.page import PAGE, write_report
+from e2compile.report.page import page as html
 from e2compile.task import load_task
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -153,3 +155,15 @@ def test_it_follows_the_colour_scheme(page: Any, scheme: str, is_dark: bool) -> 
     page.emulate_media(color_scheme=scheme)
     colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, colour.removeprefix("rgb(").removesuffix(")").split(","))) < 384) is is_dark
+
+
+def test_names_are_text_whatever_they_hold(browser: Any, folder: Path, tmp_path: Path) -> None:
+    name = "</script><img src=x onerror=document.title='run'>"
+    found = content(folder)
+    found["program"]["source"] = found["program"]["name"] = name
+    (tmp_path / "page.html").write_text(html(found))
+    page = browser.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    assert page.locator("h1").inner_text() == name
+    assert page.title() == f"{name} - e2compile report"
+    assert page.locator("img").count() == 0
