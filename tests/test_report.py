@@ -29,7 +29,7 @@ def found(program_folder: Path) -> dict[str, Any]:
     return content(program_folder)
 
 
-def _joules(found: dict[str, Any], pairs: list[int], operator: int) -> float:
+def _joules(found: dict[str, Any], pairs: list[int]) -> float:
     """As the page prices an item whose conditions all hold, but `step`, which holds as often as expected."""
     tables, prices = found["tables"], found["prices"]
     sums = 0.0
@@ -41,7 +41,6 @@ def _joules(found: dict[str, Any], pairs: list[int], operator: int) -> float:
             sums += share * amount * prices["figures"][quantity]["si"]
             seconds += amount * prices["seconds"][quantity]
         sums += share * seconds * prices["figures"]["time"]["si"]
-    del operator
     return sums
 
 
@@ -50,11 +49,10 @@ def test_every_breakdown_is_the_bills(found: dict[str, Any], program_folder: Pat
     stages = dict(expected.stages)
     for side, joules in (("before", expected.before.joules), ("after", expected.after.joules)):
         rows = found["work"][side]
-        assert sum(_joules(found, row[3:], row[2]) for row in rows) == pytest.approx(joules)
+        assert sum(_joules(found, row[3:]) for row in rows) == pytest.approx(joules)
     for stage in found["stages"][1:]:
         works = found["tables"]["works"]
-        pairs = zip(stage["works"], stage["operators"], strict=True)
-        whole = sum(_joules(found, works[place], operator) for place, operator in pairs)
+        whole = sum(_joules(found, works[place]) for place in stage["works"])
         name = "captured" if stage["name"] == "differentiated" else stage["name"]
         assert whole == pytest.approx(stages[name]), stage["name"]
 
@@ -137,7 +135,7 @@ def test_the_command_line_writes_it_whole_or_says_why(
     assert "src=" not in page
     assert run("evaluate", program_copy) == 0  # the page is no part of what checksums hold
     for arguments, message in (
-        (("--html", "--json", tmp_path / "x"), "exclude each other"),
+        (("--html", "--json", tmp_path / "x"), "goes without --time and --json"),
         (("--output", tmp_path / "x.html"), "go with --html"),
         (("--html", "--prices", "gold"), "no price table 'gold'"),
         (("--html", "--log", tmp_path / "none.csv"), "cannot be read"),

@@ -172,8 +172,8 @@ def _average_pool(builder: Builder, call: Call) -> None:
     if divisor is not None:
         opaque(builder, call)
         return
-    given = {"ceil_mode": int(ceil), "count_include_pad": int(count)}
-    builder.emit("AveragePool", [call.arguments[0]], call.results, **_window(call), **given)
+    given = _window(call) | {"ceil_mode": int(ceil), "count_include_pad": int(count)}
+    builder.emit("AveragePool", [call.arguments[0]], call.results, **given)
 
 
 def _max_pool(builder: Builder, call: Call) -> None:

@@ -13,6 +13,8 @@ import torch
 import e2compile
 from e2compile.passes import LayerGate
 from e2compile.pipeline import capture
+from e2compile.runtime.export import Saved, choose_state
+from e2compile.runtime.fit import Options, Run
 from tests import models
 from tests.commands import run
 from tests.steps import images, sgd
@@ -40,16 +42,15 @@ def test_the_network_answers_as_the_program_does(program_copy: Path, tmp_path: P
     """With the newest, the best and the initial state, each another."""
     assert run("train", program_copy, "--steps", "40") == 0
     program = e2compile.load(program_copy)
-    from e2compile.runtime.export import choose_state
-    from e2compile.runtime.fit import Options, Run
-
     batch = Run(program, None, Options()).loader.batch(0)
     answers = []
-    for flags, given in (((), {}), (("--best",), {"best": True}), (("--initial",), {"initial": True})):
+    which: tuple[Saved, ...] = ("newest", "best", "initial")
+    for name in which:
+        flags = () if name == "newest" else (f"--{name}",)
         path = tmp_path / "net.onnx"
         assert run("export", program_copy, "--format", "onnx", *flags, "-o", path) == 0
         loaded = e2compile.load(program_copy)
-        choose_state(loaded, **given)
+        choose_state(loaded, which=name)
         answers.append(network(path, batch[0]))
         expected = loaded.predict(batch)["output"]
         # float32 sums of at most some hundred terms in another order

@@ -146,7 +146,7 @@ def test_inference_refuses_what_onnx_cannot_say() -> None:
     graph = capture(module, images((4, 3, 4, 4)), optimizer=sgd(module.parameters()))
     evaluation = saved(graph.evaluation_step)
     weights = {name: tensor.detach().numpy() for name, tensor in module.state_dict().items()}
-    with pytest.raises(UsageError, match="no operator for avg_pool2d"):
+    with pytest.raises(UsageError, match=r"avg_pool2d \(forward"):
         inference_model(evaluation, weights)
 
 

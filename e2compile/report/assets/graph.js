@@ -89,8 +89,8 @@ class GraphView {
   entries() {
     const { stage, change } = this;
     const query = this.query.toLowerCase();
-    const passes = (of, row) => !query || [of.operator(row), of.type(row), of.module(row), of.where(row), of.region(row),
-      of.label(row), of.arguments(row)].some((text) => text.toLowerCase().includes(query));
+    const texts = ["operator", "type", "module", "where", "region", "label", "arguments"];
+    const passes = (of, row) => !query || texts.some((name) => of[name](row).toLowerCase().includes(query));
     const found = [];
     const gone = (anchor) => (change?.removed.get(anchor) ?? []).forEach((row) => {
       if (passes(STAGES[this.other], row)) found.push({ of: STAGES[this.other], row, sign: "removed" });

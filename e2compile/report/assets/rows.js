@@ -63,7 +63,12 @@ class Stage {
 
   // The names of the branches around a row: "execute / slu_0_0_execute".
   region(row) {
-    return this.chainOf(row).map((branch) => this.content.branches[branch][0]).join(" / ");
+    return this.branch[row] < 0 ? "" : this.regions[this.branch[row]];
+  }
+
+  get regions() {
+    return once(this, "regions", () =>
+      this.chains.map((chain) => chain.map((branch) => this.content.branches[branch][0]).join(" / ")));
   }
 
   paint(branch) {
@@ -115,8 +120,8 @@ function compared(stage, other) {
   const signs = partner.map((found, row) => {
     if (found < 0) return "added";
     if (stage.region(row) !== other.region(found)) return "moved";
-    const reads = stage.reads[row].map((read) => partner[read]);
-    return String(reads) === String(other.reads[found]) ? "" : "rewired";
+    const theirs = other.reads[found];
+    return stage.reads[row].every((read, i) => partner[read] === theirs[i]) ? "" : "rewired";
   });
   const here = new Map(partner.map((found, row) => [found, row]));
   const removed = new Map();
