@@ -81,8 +81,10 @@ def _schedules(work: Work, config: Config) -> Iterator[Begin]:
 
 
 def emitted(begin: Begin, epilogue: Epilogue = (), largest: int = LARGEST_TRANSFER) -> tuple[Stream, ...]:
-    """The streams of a schedule, which `begin` gives anew each time. Raises UsageError where a tile is too long
-    by itself."""
+    """The streams of a schedule, which `begin` gives anew each time.
+
+    Raises UsageError where a tile is too long by itself.
+    """
     return tuple(_cut(begin, epilogue, largest, range(sum(1 for _ in begin().tiles()))))
 
 
