@@ -49,19 +49,26 @@ def streams(
     """Streams that do the work one after another, none with more than `largest` bytes of instructions or of
     micro-ops: one, where that is possible.
 
-    Raises UsageError where scratchpads are too small for any part of the work, or `largest` is.
+    Raises UsageError where scratchpads, or `largest`, are too small for any part of the work.
     """
     best: tuple[int, tuple[Stream, ...]] | None = None
+    refused: UsageError | None = None
     made = 0
     for begin in _schedules(work, config):
-        found = emitted(begin, epilogue, largest)
+        try:
+            found = emitted(begin, epilogue, largest)
+        except UsageError as error:
+            refused = error
+            continue
         cycles = sum(timing(stream.instructions, config).total for stream in found)
         if best is None or cycles < best[0]:
             best = cycles, found
         made += sum(len(stream.instructions) for stream in found)
         if made > _ENOUGH:
             break
-    assert best is not None
+    if best is None:
+        assert refused is not None
+        raise refused
     return best[1]
 
 
@@ -74,7 +81,10 @@ def _schedules(work: Work, config: Config) -> Iterator[Begin]:
 
 
 def emitted(begin: Begin, epilogue: Epilogue = (), largest: int = LARGEST_TRANSFER) -> tuple[Stream, ...]:
-    """The streams of a schedule, which `begin` gives anew each time."""
+    """The streams of a schedule, which `begin` gives anew each time.
+
+    Raises UsageError where a tile is too long by itself.
+    """
     return tuple(_cut(begin, epilogue, largest, range(sum(1 for _ in begin().tiles()))))
 
 

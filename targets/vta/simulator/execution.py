@@ -53,11 +53,11 @@ class _Heads:
         self.stages[self.opcodes == Opcode.STORE] = Stage.STORE
         self.pops = np.zeros((len(words), len(LINKS)), bool)
         self.pushes = np.zeros((len(words), len(LINKS)), bool)
-        pops = [(f"pop_{side}", self.pops) for side in ("prev", "next")]
-        pushes = [(f"push_{side}", self.pushes) for side in ("prev", "next")]
+        pops = [(values(f"pop_{side}") == 1, self.pops) for side in ("prev", "next")]
+        pushes = [(values(f"push_{side}") == 1, self.pushes) for side in ("prev", "next")]
         for stage, neighbours in NEIGHBOURS.items():
-            for link, (name, links) in zip(neighbours, (*pops, *pushes), strict=True):
-                used = (self.stages == stage) & (values(name) == 1)
+            for link, (flags, links) in zip(neighbours, (*pops, *pushes), strict=True):
+                used = (self.stages == stage) & flags
                 if link is not None:
                     links[:, link] |= used
                 elif used.any():

@@ -16,9 +16,9 @@ from tests.targets.vta.report.step import Step
 from tests.targets.vta.tiny import batch, tiny
 from tests.targets.vta.works import small
 
-# 64 accumulators: what is small for others is many tiles for this array.
-SMALL = small(named("pynq"), acc=12)
-LARGEST = 1 << 10
+# 32 accumulators: what is small for others is many tiles for this array.
+SMALL = small(named("pynq"), acc=11)
+LARGEST = 512
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_some_runs_take_several_streams(programs: dict[str, Program]) -> None:
     }
     assert set(counts["whole"]) == {1}
     assert len(counts["split"]) == len(counts["whole"])
-    assert max(counts["split"]) > 1
+    assert max(counts["split"]) > 2
     for stream in programs["split"].driver.table.streams:
         assert max(stream.instructions.nbytes, stream.uops.nbytes) <= LARGEST
 
@@ -70,5 +70,5 @@ def test_the_report_counts_each_start(programs: dict[str, Program]) -> None:
 def test_another_vta_gives_the_same(programs: dict[str, Program], tmp_path: Path) -> None:
     export(programs["split"], batch(), tmp_path / "step")
     step = Step(tmp_path / "step")
-    assert max(len(run["streams"]) for run in step.content["runs"]) > 1
+    assert max(len(run["streams"]) for run in step.content["runs"]) > 2
     assert step.differing() == []
