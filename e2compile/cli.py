@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from e2compile import __version__, cli_energy, display, load
+from e2compile import __version__, cli_energy, cli_report, display, load
 from e2compile.arguments import Address, Flag, Json, Output, Positive, Seed
 from e2compile.collector import paused
 from e2compile.errors import E2CompileError, MissingError, UsageError
@@ -52,7 +52,7 @@ app = App(
 )
 
 
-for verb in (cli_energy.energy, cli_energy.measure, cli_energy.calibrate):
+for verb in (cli_energy.energy, cli_energy.measure, cli_energy.calibrate, cli_report.report):
     app.command(verb)
 
 
@@ -112,19 +112,10 @@ def compile_model(
     command = (
         f"e2compile train {shlex.quote(str(output))}{f', on {program.manifest.host}' if foreign else ''}"
     )
-    display.compiled(program, summarise(program), _left_on_host(program), command)
+    display.compiled(program, summarise(program), cli_report.left_on_host(program), command)
     if train is not None:
         hint = ["--epochs", str(train)] if isinstance(task.data, str) else None
         _train(program, task.data, Options(epochs=train), hint)
-
-
-def _left_on_host(program: "Program") -> str | None:
-    if program.manifest.target != "fpga":
-        return None
-    from e2compile import tables
-    from e2compile.targets.vta.report import layers
-
-    return tables.left_on_host(layers.read(program.folder))
 
 
 def _default_output(model: str) -> Path:
@@ -219,18 +210,29 @@ def evaluate(
 
 
 @app.command
-def inspect(program: Path, /, *, stage: str | None = None, diff: tuple[str, str] | None = None) -> None:
-    """The graphs on the way from the model to the program.
+def inspect(
+    program: Path,
+    /,
+    *,
+    stage: str | None = None,
+    diff: tuple[str, str] | None = None,
+    stream: str | None = None,
+) -> None:
+    """The graphs on the way from the model to the program, and an FPGA program's instructions.
 
     Args:
         program: A Program folder.
         stage: Print this stage's graph, a typed line an operator with the model's line; without it, the list.
         diff: Two stages, to see what changed between them.
+        stream: Print this kernel's VTA streams as assembler, with cycles; a name that is none lists all.
     """
     from e2compile.runtime.stages import difference, find_stage, read_stages
 
-    if stage is not None and diff is not None:
-        raise UsageError("--stage and --diff exclude each other")
+    if sum(option is not None for option in (stage, diff, stream)) > 1:
+        raise UsageError("--stage, --diff and --stream exclude one another")
+    if stream is not None:
+        display.graph(_listing(program, stream))
+        return
     stages = read_stages(program)
     if diff is not None:
         display.difference(difference(*(find_stage(stages, name) for name in diff)))
@@ -238,6 +240,19 @@ def inspect(program: Path, /, *, stage: str | None = None, diff: tuple[str, str]
         display.graph(find_stage(stages, stage).text)
     else:
         display.stages(stages)
+
+
+def _listing(program: Path, name: str) -> str:
+    from e2compile.runtime import manifest
+    from e2compile.runtime.summary import compile_report
+    from e2compile.targets.vta.program import table
+    from e2compile.targets.vta.report.listing import listing
+
+    made = manifest.read(program)
+    if made.target != "fpga":
+        raise UsageError(f"a program for target {made.target} has no streams: only fpga's has")
+    manifest.check(made, program, [table.TABLE, table.STREAMS])
+    return listing(table.read(program), name, compile_report(program)["lines"])
 
 
 @app.command
@@ -284,42 +299,6 @@ def _export_step(program: "Program", data: str | None, folder: Path, state: str,
     written = export(program, batch, folder, BASE if base is None else base)
     text = f"{written.runs:,} runs of a step from {state}, in an image of {display.size(written.size)}"
     display.say(f"{text}, written to {folder}")
-
-
-@app.command
-def report(program: Path, /, *, time: Flag = False, results: Json = None) -> None:
-    """What a program costs, as far as compiling tells: for the FPGA, each layer by a cycle model.
-
-    Args:
-        program: A Program folder.
-        time: Run some steps here, too, and show what each layer takes the host.
-        results: Write the figures to this JSON file.
-    """
-    from e2compile import tables
-    from e2compile.runtime import manifest
-    from e2compile.runtime.export import check_writable, write_json
-    from e2compile.runtime.summary import compile_report
-
-    check_writable(results)
-    made = manifest.read(program)
-    content = {"compile": compile_report(program)}
-    if made.target == "fpga":
-        from e2compile.targets.vta.report import layers as fpga
-
-        manifest.check(made, program, [fpga.REPORT])
-        found = fpga.read(program)
-        tables.fpga(found, content["compile"]["lines"])
-        content |= {"fpga": asdict(found)}
-    else:
-        tables.compiled(content["compile"])
-    if time:
-        from e2compile.runtime.timing import measure
-
-        measured = measure(load(program), content["compile"]["sequence"]["step"])
-        tables.host(measured)
-        content |= {"host": asdict(measured)}
-    if results is not None:
-        write_json(results, content)
 
 
 @app.command

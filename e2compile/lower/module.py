@@ -28,6 +28,9 @@ from e2compile.lower.schedule import (
 )
 from e2compile.lower.views import Shape, shape_of
 
+# The module's attribute that holds `lines`.
+LINES = "e2.lines"
+
 
 class Lowering:
     """Collects functions and their kernels; equal kernels are generated once.
@@ -55,7 +58,7 @@ class Lowering:
         self.called[name] = tuple(str(self.kernel(k).name_hint) for k in _plain(self.schedules[name].kernels))
 
     def module(self) -> IRModule:
-        return self.builder.get()
+        return self.builder.get().with_attr(LINES, self.lines())
 
     def lines(self) -> dict[str, list[str]]:
         """The model's lines that each kernel of a contraction or pooling computes something of."""

@@ -42,7 +42,10 @@ class Driver:
             OUT: device.allocate(max((o.out_bytes for o in operators), default=1)),
         }
         self.uops = [self._written(stream.uops) for stream in table.streams]
-        self.programs = [[self._program(run) for run in operator.runs] for operator in operators]
+        self.programs = [
+            [self._program(run, stream) for run in operator.runs for stream in run.streams]
+            for operator in operators
+        ]
 
     def serve(self) -> None:
         """Take the calls of the library that calls next; it keeps to whoever takes its first call."""
@@ -100,14 +103,14 @@ class Driver:
             if time.monotonic() > until:
                 raise DeviceError(f"{operator.name} did not finish within {TIMEOUT_SECONDS:g} s")
 
-    def _program(self, run: Run) -> tuple[int, int]:
-        """A run's instructions in the device's memory: their address and number."""
-        stream: Binary = self.table.streams[run.stream]
+    def _program(self, run: Run, number: int) -> tuple[int, int]:
+        """A stream's instructions in the device's memory, for a run: their address and number."""
+        stream: Binary = self.table.streams[number]
         addresses = {
             INP: self.arena[INP],
             WGT: self.arena[WGT] + run.wgt,
             OUT: self.arena[OUT] + run.out,
-            UOP: self.uops[run.stream],
+            UOP: self.uops[number],
         }
         words = placed(stream.instructions, bases(self.table.config, addresses))
         return self._written(words), len(words)
