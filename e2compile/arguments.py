@@ -7,6 +7,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
+Share = Annotated[float, Parameter(validator=Number(gte=0, lt=1))]
 Positive = Annotated[int, Parameter(validator=Number(gte=1))]
 Seed = Annotated[int, Parameter(validator=Number(gte=0, lt=2**63))]
 Address = Annotated[int | None, Parameter(validator=Number(gte=0, lt=2**32))]

@@ -82,11 +82,26 @@ class Bill:
     run: Run | None = None
 
 
-def bill(folder: Path, table: str | None = None, run: str | None = None) -> Bill:
-    """Price a Program's work by its target's own table, by another of that name, or by a TOML file.
+@dataclass(frozen=True)
+class Terms:
+    """What a Program's work is priced by, and the counted work itself, as `report/work.json` holds it.
 
-    Shares that are executed are those of a run, or what is expected. Raises UsageError for a table that lacks
-    a price, for a run that is not there, and for a folder that is no Program of this version.
+    `device` are an accelerator's seconds for one 8-bit product of each operator that it does, from
+    `device_source`.
+    """
+
+    target: str
+    table: Table
+    shares: dict[str, Share]
+    device: dict[str, float]
+    device_source: str
+    work: dict[str, Any]
+
+
+def terms(folder: Path, table: str | None = None) -> Terms:
+    """Read a Program's work and the prices of `table`: its target's own, another of that name, a TOML file.
+
+    Raises UsageError for a table that is not there and for a folder that is no Program of this version.
     """
     manifest = manifests.read(folder)
     is_fpga = manifest.target == FPGA.name
@@ -95,34 +110,53 @@ def bill(folder: Path, table: str | None = None, run: str | None = None) -> Bill
     array = _Array.of(folder) if is_fpga else None
     target = find(manifest.target)
     own = target.prices if array is None else target.prices.with_stem(array.board)
-    shares = {name: Share(v, Tag(tag), source) for name, (v, tag, source) in content["shares"].items()}
-    done = None if run is None else _results(folder, run)
-    if done is not None:
-        shares |= _executed(done, run or "")
-    after = from_rows(content["after"])
-    cashier = _Cashier(
-        prices.find(table, own),
-        {name: share.value for name, share in shares.items()},
-        {} if array is None else array.seconds(after),
-    )
-    return Bill(
+    return Terms(
         manifest.target,
-        cashier.table.name,
-        cashier.table.about,
-        shares,
-        cashier.side(from_rows(content["before"])),
-        cashier.side(after),
-        tuple((name, cashier.joules(from_rows(rows))) for name, rows in content["stages"]),
-        cashier.joules(from_rows(content["evaluation"])),
+        prices.find(table, own),
+        {name: Share(v, Tag(tag), source) for name, (v, tag, source) in content["shares"].items()},
+        {} if array is None else array.seconds(from_rows(content["after"])),
         "" if array is None else array.source,
-        None
-        if done is None
-        else Run(run or "", done["steps_scheduled"], done["steps_executed"], done["seconds"]),
+        content,
+    )
+
+
+def executed(folder: Path, run: str) -> tuple[Run, dict[str, Share]]:
+    """What a finished run has executed, and its shares. Raises UsageError where there is none."""
+    done = _results(folder, run)
+    summary = Run(run, done["steps_scheduled"], done["steps_executed"], done["seconds"])
+    found = {**done["executed"], **done["fallback"]}
+    found[STEP] = done["steps_executed"] / max(done["steps_scheduled"], 1)
+    return summary, {
+        name: Share(value, Tag.MEASURED, f"counted in run {run}") for name, value in found.items()
+    }
+
+
+def bill(folder: Path, table: str | None = None, run: str | None = None) -> Bill:
+    """Price a Program's work by its target's own table, by another of that name, or by a TOML file.
+
+    Shares that are executed are those of a run, or what is expected. Raises UsageError for a table that lacks
+    a price, for a run that is not there, and for a folder that is no Program of this version.
+    """
+    given = terms(folder, table)
+    done, counted = (None, {}) if run is None else executed(folder, run)
+    shares = given.shares | counted
+    cashier = Cashier(given.table, {name: share.value for name, share in shares.items()}, given.device)
+    return Bill(
+        given.target,
+        given.table.name,
+        given.table.about,
+        shares,
+        cashier.side(from_rows(given.work["before"])),
+        cashier.side(from_rows(given.work["after"])),
+        tuple((name, cashier.joules(from_rows(rows))) for name, rows in given.work["stages"]),
+        cashier.joules(from_rows(given.work["evaluation"])),
+        given.device_source,
+        done,
     )
 
 
 @dataclass(frozen=True)
-class _Cashier:
+class Cashier:
     """Prices work: shares filled in, seconds modelled, `device` of them for an operator's product there."""
 
     table: Table
@@ -209,10 +243,3 @@ def _results(folder: Path, run: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder} has no finished run {run!r}: {path} cannot be read") from error
     return content
-
-
-def _executed(results: dict[str, Any], run: str) -> dict[str, Share]:
-    """Shares as a run has counted them."""
-    found = {**results["executed"], **results["fallback"]}
-    found[STEP] = results["steps_executed"] / max(results["steps_scheduled"], 1)
-    return {name: Share(value, Tag.MEASURED, f"counted in run {run}") for name, value in found.items()}

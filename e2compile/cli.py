@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from e2compile import __version__, cli_energy, cli_report, display, load
-from e2compile.arguments import Address, Flag, Json, Output, Positive, Seed
+from e2compile import __version__, cli_energy, display, load
+from e2compile.arguments import Address, Flag, Json, Output, Positive, Seed, Share
 from e2compile.collector import paused
 from e2compile.errors import E2CompileError, MissingError, UsageError
 
 if TYPE_CHECKING:
+    from e2compile.runtime.export import Saved
     from e2compile.runtime.fit import Options, Results
     from e2compile.runtime.program import Program
 
@@ -33,12 +34,24 @@ class Which:
     Args:
         run: Whose newest checkpoint to take; by default the run `default`, or the initial state without one.
         best: Take the run's best state by validation instead.
+        averaged: Take the average of the run's weights, which --swa-start made.
         initial: Take the state the program was compiled with.
     """
 
     run: str | None = None
     best: Flag = False
+    averaged: Flag = False
     initial: Flag = False
+
+    def put_into(self, program: "Program") -> str:
+        """Put the state that is meant into a program, and say which it is."""
+        from e2compile.runtime.export import choose_state
+
+        flags: dict[Saved, bool] = {"best": self.best, "averaged": self.averaged, "initial": self.initial}
+        given = [name for name, is_given in flags.items() if is_given]
+        if len(given) > 1:
+            raise UsageError(" and ".join(f"--{name}" for name in given) + " exclude each other")
+        return choose_state(program, self.run, given[0] if given else "newest")
 
 
 _NEWEST = Which()
@@ -95,6 +108,7 @@ def compile_model(
         from e2compile.compiler import compile
         from e2compile.options import parse_passes
         from e2compile.pipeline import capture_task
+        from e2compile.presets import PRESETS
         from e2compile.runtime.fit import Options
         from e2compile.runtime.summary import summarise
         from e2compile.targets import find
@@ -104,18 +118,19 @@ def compile_model(
     foreign = find(target, host).host.lacking()
     if train is not None and foreign is not None:
         raise UsageError(f"--train with --host {host}: {foreign}. Train where the program runs")
+    swa_start = PRESETS[preset].swa_start_of(chosen)
+    average = [] if swa_start is None else ["--swa-start", str(swa_start)]
     with phases.shown(model):
         task = load_task(model, init)
         graph = capture_task(task).apply(*chosen)
         phases.mark("imported and captured")
         program = compile(graph, target, output, seed, verify, cache, phases, host)
-    command = (
-        f"e2compile train {shlex.quote(str(output))}{f', on {program.manifest.host}' if foreign else ''}"
-    )
-    display.compiled(program, summarise(program), cli_report.left_on_host(program), command)
+    command = shlex.join(["e2compile", "train", str(output), *average])
+    command += f", on {program.manifest.host}" if foreign else ""
+    display.compiled(program, summarise(program), _left_on_host(program), command)
     if train is not None:
-        hint = ["--epochs", str(train)] if isinstance(task.data, str) else None
-        _train(program, task.data, Options(epochs=train), hint)
+        hint = ["--epochs", str(train), *average] if isinstance(task.data, str) else None
+        _train(program, task.data, Options(epochs=train, swa_start=swa_start), hint)
 
 
 def _default_output(model: str) -> Path:
@@ -135,6 +150,7 @@ def train(
     resume: Flag = False,
     results: Json = None,
     checkpoint_every: Positive = 500,
+    swa_start: Share | None = None,
     device: str | None = None,
 ) -> None:
     """Train a program. Needs no torch.
@@ -148,15 +164,23 @@ def train(
         resume: Go on from the run's newest checkpoint, if there is one.
         results: Write the results to this JSON file.
         checkpoint_every: Scheduled steps between checkpoints.
+        swa_start: Average the weights after each epoch that ends after this share of the run, like 0.8, and
+            estimate the average's batch-norm statistics at the end: stochastic weight averaging.
         device: What runs an FPGA program's streams: simulator, simulator:strict, board (the one that this
             is), or a server's address like pynq://HOST:PORT.
     """
     from e2compile.runtime.export import check_writable, write_json
     from e2compile.runtime.fit import Options
 
-    options = Options(epochs, steps, run, resume, checkpoint_every=checkpoint_every)
+    options = Options(epochs, steps, run, resume, checkpoint_every=checkpoint_every, swa_start=swa_start)
     check_writable(results)
-    given = {"--data": data, "--epochs": epochs, "--steps": steps, "--json": results}
+    given = {
+        "--data": data,
+        "--epochs": epochs,
+        "--steps": steps,
+        "--swa-start": swa_start,
+        "--json": results,
+    }
     hint = [text for flag, value in given.items() if value is not None for text in (flag, str(value))]
     gained = _train(load(program, device), data, options, hint)
     if results is not None:
@@ -198,11 +222,11 @@ def evaluate(
         results: Write the figures to this JSON file.
         device: As for train.
     """
-    from e2compile.runtime.export import check_writable, choose_state, write_json
+    from e2compile.runtime.export import check_writable, write_json
 
     check_writable(results)
     loaded = load(program, device)
-    state = choose_state(loaded, which.run, which.best, which.initial)
+    state = which.put_into(loaded)
     found = loaded.evaluate(data)
     display.evaluated(found, state)
     if results is not None:
@@ -216,6 +240,9 @@ def inspect(
     *,
     stage: str | None = None,
     diff: tuple[str, str] | None = None,
+    energy: Flag = False,
+    prices: str | None = None,
+    run: str | None = None,
     stream: str | None = None,
 ) -> None:
     """The graphs on the way from the model to the program, and an FPGA program's instructions.
@@ -224,18 +251,31 @@ def inspect(
         program: A Program folder.
         stage: Print this stage's graph, a typed line an operator with the model's line; without it, the list.
         diff: Two stages, to see what changed between them.
+        energy: With --stage: its joules by layer and its dearest calls, instead of the graph.
+        prices: With --energy: a price table, as for energy.
+        run: With --energy: take what this run has executed.
         stream: Print this kernel's VTA streams as assembler, with cycles; a name that is none lists all.
     """
     from e2compile.runtime.stages import difference, find_stage, read_stages
 
     if sum(option is not None for option in (stage, diff, stream)) > 1:
         raise UsageError("--stage, --diff and --stream exclude one another")
+    if energy and stage is None:
+        raise UsageError("--energy goes with --stage")
+    if not energy and (prices, run) != (None, None):
+        raise UsageError("--prices and --run go with --energy")
     if stream is not None:
         display.graph(_listing(program, stream))
         return
     stages = read_stages(program)
     if diff is not None:
         display.difference(difference(*(find_stage(stages, name) for name in diff)))
+    elif energy and stage is not None:
+        from e2compile import display_energy
+        from e2compile.call_bill import priced_calls
+
+        found = find_stage(stages, stage)
+        display_energy.stage(found.name, priced_calls(program, found, prices, run))
     elif stage is not None:
         display.graph(find_stage(stages, stage).text)
     else:
@@ -260,35 +300,60 @@ def export(
     program: Path,
     /,
     *,
-    format: Literal["safetensors", "vta"] = "safetensors",
+    format: Literal["safetensors", "onnx", "dot", "json", "vta"] = "safetensors",
     output: Output = None,
+    stage: str | None = None,
     which: Which = _NEWEST,
     data: str | None = None,
     base: Address = None,
 ) -> None:
     """Write the weights for PyTorch: model.load_state_dict(safetensors.torch.load_file(FILE)).
 
-    With --format vta it is a folder: a training step as memory image, instructions and expected results,
-    for any other VTA to run.
+    With --format onnx it is the network for inference, with its weights; with --stage too it is that graph
+    of the training step, which dot (for Graphviz) and json write as well. With --format vta it is a folder: a
+    training step as memory image, instructions and expected results, for any other VTA to run.
 
     Args:
         program: A Program folder.
         format: The file's format.
-        output: The file or folder; by default the program's name and the format.
+        output: The file or folder; by default the program's name, the stage's and the format.
+        stage: With onnx, dot or json: a stage that inspect lists; by default the last with dot and json.
         data: With vta: what the step's batch is taken from, as for train.
         base: With vta: the image's address, 0x1000 by default.
     """
-    from e2compile.runtime.export import choose_state, save_weights
+    from e2compile.runtime.export import save_weights
 
     if format != "vta" and (data, base) != (None, None):
         raise UsageError("--data and --base go with --format vta")
+    if format in ("safetensors", "vta") and stage is not None:
+        raise UsageError("--stage goes with --format onnx, dot or json")
+    if format in ("dot", "json") or stage is not None:
+        if which != _NEWEST:
+            raise UsageError("a stage has no weights: leave out --run, --best, --averaged and --initial")
+        _export_stage(program, stage, format, output)
+        return
     loaded = load(program)
-    state = choose_state(loaded, which.run, which.best, which.initial)
+    state = which.put_into(loaded)
     path = output or Path(f"{program.resolve().name}.{format}")
     if format == "vta":
         _export_step(loaded, data, path, state, base)
+    elif format == "onnx":
+        from e2compile.exchange.write import write_network
+
+        size = write_network(loaded, path)
+        display.say(f"the network with {state}, {display.size(size)}, written to {path}")
     else:
         display.say(f"{save_weights(loaded, path)} tensors of {state} written to {path}")
+
+
+def _export_stage(program: Path, name: str | None, format: str, output: Path | None) -> None:
+    from e2compile.exchange.write import write_stage
+    from e2compile.runtime.stages import find_stage, read_stages
+
+    stages = read_stages(program)
+    chosen = stages[-1] if name is None else find_stage(stages, name)
+    path = output or Path(f"{program.resolve().name}-{chosen.name}.{format}")
+    display.say(f"stage {chosen.name}, {display.size(write_stage(chosen, path, format))}, written to {path}")
 
 
 def _export_step(program: "Program", data: str | None, folder: Path, state: str, base: int | None) -> None:
@@ -299,6 +364,69 @@ def _export_step(program: "Program", data: str | None, folder: Path, state: str,
     written = export(program, batch, folder, BASE if base is None else base)
     text = f"{written.runs:,} runs of a step from {state}, in an image of {display.size(written.size)}"
     display.say(f"{text}, written to {folder}")
+
+
+@app.command
+def report(
+    program: Path,
+    /,
+    *,
+    time: Flag = False,
+    html: Flag = False,
+    output: Output = None,
+    prices: str | None = None,
+    log: Path | None = None,
+    results: Json = None,
+) -> None:
+    """What a program costs, as far as compiling tells: for the FPGA, each layer by a cycle model.
+
+    With --html it is a page for a browser, one file that needs nothing else: graphs and what passes changed
+    in them, joules, memory, the array, finished runs. Needs no torch.
+
+    Args:
+        program: A Program folder.
+        time: Run some steps here, too, and show what each layer takes the host.
+        html: Write the page.
+        output: The page; by default report/index.html in the program.
+        prices: With --html: a price table, as for energy.
+        log: With --html: a measurement log, as measure writes it, to set beside what the prices predict.
+        results: Write the figures to this JSON file.
+    """
+    from e2compile import tables
+    from e2compile.report.page import PAGE, write_report
+    from e2compile.runtime import manifest
+    from e2compile.runtime.export import check_writable, write_json
+    from e2compile.runtime.summary import compile_report
+
+    if html and (time or results is not None):
+        raise UsageError("--html goes without --time and --json")
+    if not html and (output, prices, log) != (None, None, None):
+        raise UsageError("--output, --prices and --log go with --html")
+    if html:
+        path = output or program / PAGE
+        size = write_report(program, path, prices, log)
+        display.say(f"{display.size(size)} written to {path}: open it in a browser")
+        return
+    check_writable(results)
+    made = manifest.read(program)
+    content = {"compile": compile_report(program)}
+    if made.target == "fpga":
+        from e2compile.targets.vta.report import layers as fpga
+
+        manifest.check(made, program, [fpga.REPORT])
+        found = fpga.read(program)
+        tables.fpga(found, content["compile"]["lines"])
+        content |= {"fpga": asdict(found)}
+    else:
+        tables.compiled(content["compile"])
+    if time:
+        from e2compile.runtime.timing import measure
+
+        measured = measure(load(program), content["compile"]["sequence"]["step"])
+        tables.host(measured)
+        content |= {"host": asdict(measured)}
+    if results is not None:
+        write_json(results, content)
 
 
 @app.command

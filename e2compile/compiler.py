@@ -111,13 +111,16 @@ def _build(
     """Graphs to files, functions to the library; gives the functions' signatures, and how to tap each."""
     # not above: a program from the cache does without TVM
     from e2compile.lower.layout import state_orders
+    from e2compile.lower.liveness import memory
     from e2compile.lower.module import Lowering, planned_bytes
     from e2compile.lower.taps import taps
     from e2compile.verification.recording import Recording
 
+    work = counted(graph)
     for number, stage in enumerate(graph.stages):
-        artefact.write_stage(place / "graphs", number, stage)
-    artefact.write_json(place / "report" / "work.json", counted(graph), indent=None)
+        artefact.write_stage(place / "graphs", number, stage, work.calls.get(number))
+    artefact.write_evaluation(place / "graphs", graph.evaluation_step)
+    artefact.write_json(place / "report" / "work.json", work.content, indent=None)
     entries = entry_points(graph.step)
     functions = {"step": entries.step, "evaluate": graph.evaluation_step}
     if entries.keep is not None:
@@ -133,6 +136,8 @@ def _build(
     clock.notes["lines"] = lowering.lines()
     clock.notes["sequence"] = lowering.sequence()
     clock.notes["planned_bytes"] = planned_bytes(module)
+    alive = {name: memory(plan) for name, plan in lowering.schedules.items()}
+    artefact.write_json(place / "report" / "memory.json", alive, indent=None)
     clock.done("lowered")
     (place / "program").mkdir()
     target.build(module, place / LIBRARY)
@@ -174,6 +179,7 @@ def _manifest(graph: TrainingGraph, target: Target, fingerprint: str, seed: int,
         schedule_unit=task.schedule_unit,
         aliases=artefact.aliases(task.model),
         hidden=artefact.hidden(task.model, functions["step"]),
+        statistics=artefact.statistics(graph.training),
         versions={"e2compile": __version__}
         | {name: version(name) for name in ("torch", "apache-tvm", "numpy")},
         source=task.source,

@@ -192,11 +192,21 @@ def trained(results: "Results", program: "Program", run: str) -> None:
         *_shares("fallback", results.fallback, "of full products ran"),
         ("test accuracy", accuracy),
         ("test loss", f"{results.test_loss:.4f}"),
+        *_averaged(results),
         *_array(results, program),
         ("seconds", f"{results.seconds:.1f} ({results.images_per_second:,.0f} images/s)"),
         ("run", str(program.folder / "runs" / run)),
     ]
     table(rows)
+
+
+def _averaged(results: "Results") -> list[tuple[str, str]]:
+    """A line for the average of the weights; none without one."""
+    if results.averaged_test_loss is None:
+        return []
+    accuracy = [] if results.averaged_accuracy is None else [f"test accuracy {results.averaged_accuracy:.2%}"]
+    parts = [*accuracy, f"test loss {results.averaged_test_loss:.4f}"]
+    return [("averaged", f"{', '.join(parts)} (weights after {results.averaged_epochs} epochs)")]
 
 
 def _array(results: "Results", program: "Program") -> list[tuple[str, str]]:
@@ -269,6 +279,8 @@ def presets(found: "Mapping[str, Preset]") -> None:
         say(f"--preset {name}  {preset.note}")
         for setting in preset.settings:
             say(f"     --set {setting}")
+        if preset.swa_start is not None:
+            say(f"     train --swa-start {preset.swa_start}")
 
 
 def findings(found: "Iterable[Finding]") -> None:

@@ -53,7 +53,8 @@ class Manifest:
     """Everything about a Program that is not in its library or its state.
 
     `host` is the machine that its library is for.
-    `aliases` are second names of tied tensors; `hidden` is state that the module's state_dict does not hold.
+    `aliases` are second names of tied tensors; `hidden` is state that the module's state_dict does not hold;
+    `statistics` are the running statistics of batch norms, each with a step's share in the new one.
     """
 
     fingerprint: str
@@ -67,6 +68,7 @@ class Manifest:
     schedule_unit: str
     aliases: dict[str, str]
     hidden: tuple[str, ...]
+    statistics: dict[str, float]
     versions: dict[str, str]
     source: str
     created: str

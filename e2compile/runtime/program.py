@@ -96,10 +96,13 @@ class Program:
         held = ((t, _numpy(self._state[t.target])) for t in self.manifest.state)
         return {states.name_of(t): states.from_memory(array, t) for t, array in held}
 
+    def parameters(self) -> dict[str, NDArray[Any]]:
+        """What the optimizer trains, in the module's layout."""
+        return self._of("parameter")
+
     def weights(self) -> dict[str, NDArray[Any]]:
         """Parameters and buffers in the module's layout, those that the user's module lacks included."""
-        names = {t.target for t in self.manifest.state if t.kind in ("parameter", "buffer")}
-        return {name: array for name, array in self.arrays().items() if name in names}
+        return self._of("parameter", "buffer")
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Parameters and buffers with the names and layouts of the user's module, tied names included."""
@@ -176,6 +179,10 @@ class Program:
         """Let go of the program's device, so that others can have it; the program runs no more."""
         if "driver" in vars(self) and self.driver is not None:
             self.driver.close()
+
+    def _of(self, *kinds: str) -> dict[str, NDArray[Any]]:
+        names = {states.name_of(t) for t in self.manifest.state if t.kind in kinds}
+        return {name: array for name, array in self.arrays().items() if name in names}
 
     def _call(self, name: str, values: Mapping[str, Any]) -> list[Any]:
         if self.driver is not None:

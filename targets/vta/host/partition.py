@@ -48,17 +48,17 @@ def partition(module: IRModule, config: Config, largest: int = LARGEST_TRANSFER)
                 found[variable] = kernel, _plan(kernel, config)
             except Unsuitable as reason:
                 left[str(variable.name_hint)] = str(reason)
-    numbers, operators, refused = _Streams(config, largest), list[Operator](), list[str]()
+    streams, operators, refused = _Streams(config, largest), list[Operator](), list[str]()
     for variable, (kernel, plan) in found.items():
         name = str(variable.name_hint)
         try:
-            operators.append(_operator(name, kernel, plan, numbers))
+            operators.append(_operator(name, kernel, plan, streams))
         except UsageError as error:
             layer = f"{words(plan.conv)}, {phase(str(kernel.attrs[noted.WHAT]))}"
             refused += [f"{layer}: {error}", *(f"  {line}" for line in _lines(module, name))]
     if refused:
         raise CompileError(f"an array of {config.name} cannot run all layers", refused)
-    table = Table(config, tuple(operators), tuple(numbers.binaries))
+    table = Table(config, tuple(operators), tuple(streams.binaries))
     functions = dict(module.functions_items())
     for number, (variable, (kernel, plan)) in enumerate(found.items()):
         functions[variable] = _offloaded(str(variable.name_hint), kernel, plan, table, number)
