@@ -13,7 +13,7 @@ FLOORS = {
     "e2compile.cli": 7,
     "e2compile.arguments": 7,
     "e2compile.cli_energy": 7,
-    "e2compile.cli_report": 7,
+    "e2compile.cli_look": 7,
     "e2compile.display": 7,
     "e2compile.display_energy": 7,
     "e2compile.tables": 7,
