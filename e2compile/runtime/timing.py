@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from e2compile.runtime import host
+from e2compile.runtime import host as hosts
 from e2compile.runtime.engine import import_tvm
 from e2compile.runtime.program import Program
 
@@ -63,10 +63,12 @@ def measure(program: Program, sequence: Sequence[Sequence[str]], steps: int = ST
             program.execute(batch)
         if step >= _WARM_UP:
             spans.append(found)
-    medians = (tuple(map(median, zip(*call, strict=True))) for call in zip(*spans, strict=True))
-    calls = tuple(Call(*place, *seconds) for place, seconds in zip(sequence, medians, strict=True))
+    calls = []
+    for (kernel, phase, layer), seconds in zip(sequence, zip(*spans, strict=True), strict=True):
+        host, packing, unpacking = map(median, zip(*seconds, strict=True))
+        calls.append(Call(kernel, phase, layer, host, packing, unpacking))
     threads = int(import_tvm().runtime.num_threads())
-    return HostTime(host.name(host.cpuinfo()), threads, steps, calls)
+    return HostTime(hosts.name(hosts.cpuinfo()), threads, steps, tuple(calls))
 
 
 def by_layer(calls: Sequence[Call]) -> dict[str, dict[str, float]]:
