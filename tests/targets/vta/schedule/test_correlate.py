@@ -139,7 +139,7 @@ LAYERS = {
 def test_compute_rarely_waits_in_layers_of_resnet20(work: Correlation) -> None:
     (stream,) = streams(work, PYNQ)
     found = timing(stream.instructions, PYNQ)
-    assert found.total < 1.05 * found.bound
+    assert found.total < 1.07 * found.bound
 
 
 @pytest.mark.parametrize("work", LAYERS.values(), ids=LAYERS)
