@@ -65,8 +65,8 @@ def compile_model(
         target: Where the program runs: see `e2compile targets`; fpga:CONFIGURATION or fpga:FILE.json too.
         host: The machine that runs the program, or the array's host part: aarch64-linux-gnu, with a CPU too,
             like aarch64-linux-gnu:cortex-a53; by default this one. See `e2compile targets`.
-        passes: Names with commas between, or none; by default all. See `e2compile passes`.
-        preset: Settings of all passes: default, paper or official. See `e2compile passes`.
+        passes: Names with commas between, or none; by default the preset's. See `e2compile passes`.
+        preset: Passes and their settings: default, paper or official. See `e2compile passes`.
         settings: An option of a pass, like smd.p=0.5; may be given several times.
         output: The Program folder; by default out/ and the model file's name.
         seed: Of all random draws: dropped batches, dropout, the order of the data.

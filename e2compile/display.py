@@ -277,6 +277,7 @@ def passes(found: "Iterable[Description]") -> None:
 def presets(found: "Mapping[str, Preset]") -> None:
     for name, preset in found.items():
         say(f"--preset {name}  {preset.note}")
+        say(f"     --passes {','.join(preset.passes)}")
         for setting in preset.settings:
             say(f"     --set {setting}")
         if preset.swa_start is not None:

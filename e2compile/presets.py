@@ -1,4 +1,4 @@
-"""Presets: settings of all passes under one name, and what of it cannot be had here."""
+"""Presets: passes and their settings under one name, and what of it cannot be had here."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,11 +8,13 @@ from e2compile.pipeline import Pass
 
 @dataclass(frozen=True)
 class Preset:
-    """`settings` are those of --set; `note` says what the name stands for, and where it differs.
+    """`passes` are those applied where none are named, `settings` those of --set; `note` says what the name
+    stands for, and where it differs.
 
     `swa_start` is the share of a run after which it averages its weights, where the passes take signs.
     """
 
+    passes: tuple[str, ...]
     settings: tuple[str, ...]
     note: str
     swa_start: float | None = None
@@ -21,12 +23,17 @@ class Preset:
         return self.swa_start if any(item.name == "psg" for item in passes) else None
 
 
+_E2_TRAIN = ("smd", "slu", "psg")
+
 PRESETS = {
     "default": Preset(
+        ("smd", "psg"),
         (),
-        "The defaults of each pass; docs/study.md says what was measured of them so far.",
+        "What docs/study.md recommends: BatchDrop and SignPredict with their defaults. LayerGate has cost "
+        "more accuracy there than the work it saves is worth; it is applied where --passes names it.",
     ),
     "paper": Preset(
+        _E2_TRAIN,
         (
             "smd.p=0.5",
             "slu.target_skip=0.4",
@@ -42,6 +49,7 @@ PRESETS = {
         swa_start=0.8,
     ),
     "official": Preset(
+        _E2_TRAIN,
         (
             "smd.p=0.5",
             "slu.target_skip=0",

@@ -26,8 +26,9 @@ PAPER = SignPredict(
 )
 
 
-def test_the_default_is_each_passs_own() -> None:
-    assert parse_passes() == (BatchDrop(), LayerGate(), SignPredict())
+def test_the_default_is_what_the_study_recommends_with_each_passs_own_settings() -> None:
+    assert parse_passes() == (BatchDrop(), SignPredict())
+    assert parse_passes("slu,smd") == (BatchDrop(), LayerGate())
     assert PRESETS["default"].swa_start is None
 
 
