@@ -1,10 +1,17 @@
 """Kinds of arguments that several verbs of the command line take."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
+
+from e2compile.errors import UsageError
+
+if TYPE_CHECKING:
+    from e2compile.runtime.export import Saved
+    from e2compile.runtime.program import Program
 
 Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 Share = Annotated[float, Parameter(validator=Number(gte=0, lt=1))]
@@ -14,3 +21,34 @@ Address = Annotated[int | None, Parameter(validator=Number(gte=0, lt=2**32))]
 Output = Annotated[Path | None, Parameter(name=["--output", "-o"])]
 Json = Annotated[Path | None, Parameter(name="--json")]
 Several = Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Which:
+    """Which state of a program is meant.
+
+    Args:
+        run: Whose newest checkpoint to take; by default the run `default`, or the initial state without one.
+        best: Take the run's best state by validation instead.
+        averaged: Take the average of the run's weights, which --swa-start made.
+        initial: Take the state the program was compiled with.
+    """
+
+    run: str | None = None
+    best: Flag = False
+    averaged: Flag = False
+    initial: Flag = False
+
+    def put_into(self, program: "Program") -> str:
+        """Put the state that is meant into a program, and say which it is."""
+        from e2compile.runtime.export import choose_state
+
+        flags: dict[Saved, bool] = {"best": self.best, "averaged": self.averaged, "initial": self.initial}
+        given = [name for name, is_given in flags.items() if is_given]
+        if len(given) > 1:
+            raise UsageError(" and ".join(f"--{name}" for name in given) + " exclude each other")
+        return choose_state(program, self.run, given[0] if given else "newest")
+
+
+NEWEST = Which()

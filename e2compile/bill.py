@@ -140,7 +140,7 @@ def bill(folder: Path, table: str | None = None, run: str | None = None) -> Bill
     given = terms(folder, table)
     done, counted = (None, {}) if run is None else executed(folder, run)
     shares = given.shares | counted
-    cashier = _Cashier(given.table, {name: share.value for name, share in shares.items()}, given.device)
+    cashier = Cashier(given.table, {name: share.value for name, share in shares.items()}, given.device)
     return Bill(
         given.target,
         given.table.name,
@@ -156,7 +156,7 @@ def bill(folder: Path, table: str | None = None, run: str | None = None) -> Bill
 
 
 @dataclass(frozen=True)
-class _Cashier:
+class Cashier:
     """Prices work: shares filled in, seconds modelled, `device` of them for an operator's product there."""
 
     table: Table

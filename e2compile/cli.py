@@ -4,19 +4,18 @@ import errno
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from e2compile import __version__, cli_energy, display, load
-from e2compile.arguments import Address, Flag, Json, Output, Positive, Seed, Share
+from e2compile import __version__, cli_energy, cli_views, display, load
+from e2compile.arguments import NEWEST, Flag, Json, Output, Positive, Seed, Share, Which
 from e2compile.collector import paused
 from e2compile.errors import E2CompileError, MissingError, UsageError
 
 if TYPE_CHECKING:
-    from e2compile.runtime.export import Saved
     from e2compile.runtime.fit import Options, Results
     from e2compile.runtime.program import Program
 
@@ -25,36 +24,6 @@ _INTERRUPTED = 130
 # What a user can mend without knowing this code.
 _DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
 
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Which:
-    """Which state of a program is meant.
-
-    Args:
-        run: Whose newest checkpoint to take; by default the run `default`, or the initial state without one.
-        best: Take the run's best state by validation instead.
-        averaged: Take the average of the run's weights, which --swa-start made.
-        initial: Take the state the program was compiled with.
-    """
-
-    run: str | None = None
-    best: Flag = False
-    averaged: Flag = False
-    initial: Flag = False
-
-    def put_into(self, program: "Program") -> str:
-        """Put the state that is meant into a program, and say which it is."""
-        from e2compile.runtime.export import choose_state
-
-        flags: dict[Saved, bool] = {"best": self.best, "averaged": self.averaged, "initial": self.initial}
-        given = [name for name, is_given in flags.items() if is_given]
-        if len(given) > 1:
-            raise UsageError(" and ".join(f"--{name}" for name in given) + " exclude each other")
-        return choose_state(program, self.run, given[0] if given else "newest")
-
-
-_NEWEST = Which()
 
 app = App(
     name="e2compile",
@@ -65,7 +34,10 @@ app = App(
 )
 
 
-for verb in (cli_energy.energy, cli_energy.measure, cli_energy.calibrate):
+for verb in (
+    *(cli_views.inspect, cli_views.report, cli_views.export),
+    *(cli_energy.energy, cli_energy.measure, cli_energy.calibrate),
+):
     app.command(verb)
 
 
@@ -219,7 +191,7 @@ def evaluate(
     /,
     *,
     data: str | None = None,
-    which: Which = _NEWEST,
+    which: Which = NEWEST,
     results: Json = None,
     device: str | None = None,
 ) -> None:
@@ -240,154 +212,6 @@ def evaluate(
     display.evaluated(found, state)
     if results is not None:
         write_json(results, asdict(found) | {"state": state})
-
-
-@app.command
-def inspect(program: Path, /, *, stage: str | None = None, diff: tuple[str, str] | None = None) -> None:
-    """The graphs on the way from the model to the program.
-
-    Args:
-        program: A Program folder.
-        stage: Print this stage's graph, a typed line an operator with the model's line; without it, the list.
-        diff: Two stages, to see what changed between them.
-    """
-    from e2compile.runtime.stages import difference, find_stage, read_stages
-
-    if stage is not None and diff is not None:
-        raise UsageError("--stage and --diff exclude each other")
-    stages = read_stages(program)
-    if diff is not None:
-        display.difference(difference(*(find_stage(stages, name) for name in diff)))
-    elif stage is not None:
-        display.graph(find_stage(stages, stage).text)
-    else:
-        display.stages(stages)
-
-
-@app.command
-def export(
-    program: Path,
-    /,
-    *,
-    format: Literal["safetensors", "onnx", "dot", "json", "vta"] = "safetensors",
-    output: Output = None,
-    stage: str | None = None,
-    which: Which = _NEWEST,
-    data: str | None = None,
-    base: Address = None,
-) -> None:
-    """Write the weights for PyTorch: model.load_state_dict(safetensors.torch.load_file(FILE)).
-
-    With --format onnx it is the network for inference, with its weights; with --stage too it is that graph
-    of the training step, which dot (for Graphviz) and json write as well. With --format vta it is a folder: a
-    training step as memory image, instructions and expected results, for any other VTA to run.
-
-    Args:
-        program: A Program folder.
-        format: The file's format.
-        output: The file or folder; by default the program's name, the stage's and the format.
-        stage: With onnx, dot or json: a stage that inspect lists; by default the last with dot and json.
-        data: With vta: what the step's batch is taken from, as for train.
-        base: With vta: the image's address, 0x1000 by default.
-    """
-    from e2compile.runtime.export import save_weights
-
-    if format != "vta" and (data, base) != (None, None):
-        raise UsageError("--data and --base go with --format vta")
-    if format in ("safetensors", "vta") and stage is not None:
-        raise UsageError("--stage goes with --format onnx, dot or json")
-    if format in ("dot", "json") or stage is not None:
-        if which != _NEWEST:
-            raise UsageError("a stage has no weights: leave out --run, --best, --averaged and --initial")
-        _export_stage(program, stage, format, output)
-        return
-    loaded = load(program)
-    state = which.put_into(loaded)
-    path = output or Path(f"{program.resolve().name}.{format}")
-    if format == "vta":
-        _export_step(loaded, data, path, state, base)
-    elif format == "onnx":
-        from e2compile.exchange.write import write_network
-
-        size = write_network(loaded, path)
-        display.say(f"the network with {state}, {display.size(size)}, written to {path}")
-    else:
-        display.say(f"{save_weights(loaded, path)} tensors of {state} written to {path}")
-
-
-def _export_stage(program: Path, name: str | None, format: str, output: Path | None) -> None:
-    from e2compile.exchange.write import write_stage
-    from e2compile.runtime.stages import find_stage, read_stages
-
-    stages = read_stages(program)
-    chosen = stages[-1] if name is None else find_stage(stages, name)
-    path = output or Path(f"{program.resolve().name}-{chosen.name}.{format}")
-    display.say(f"stage {chosen.name}, {display.size(write_stage(chosen, path, format))}, written to {path}")
-
-
-def _export_step(program: "Program", data: str | None, folder: Path, state: str, base: int | None) -> None:
-    from e2compile.runtime.fit import Options, Run
-    from e2compile.targets.vta.report.export import BASE, export
-
-    batch = Run(program, data, Options()).loader.batch(0)
-    written = export(program, batch, folder, BASE if base is None else base)
-    text = f"{written.runs:,} runs of a step from {state}, in an image of {display.size(written.size)}"
-    display.say(f"{text}, written to {folder}")
-
-
-@app.command
-def report(
-    program: Path,
-    /,
-    *,
-    html: Flag = False,
-    output: Output = None,
-    prices: str | None = None,
-    log: Path | None = None,
-    results: Json = None,
-) -> None:
-    """What a program costs, as far as compiling tells: for the FPGA, each layer by a cycle model.
-
-    With --html it is a page for a browser, one file that needs nothing else: graphs and what passes changed
-    in them, joules, memory, the array, finished runs. Needs no torch.
-
-    Args:
-        program: A Program folder.
-        html: Write the page.
-        output: The page; by default report/index.html in the program.
-        prices: With --html: a price table, as for energy.
-        log: With --html: a measurement log, as measure writes it, to set beside what the prices predict.
-        results: Write the figures to this JSON file.
-    """
-    from e2compile import tables
-    from e2compile.report.page import PAGE, write_report
-    from e2compile.runtime import manifest
-    from e2compile.runtime.export import check_writable, write_json
-    from e2compile.runtime.summary import compile_report
-
-    if html and results is not None:
-        raise UsageError("--html and --json exclude each other")
-    if not html and (output, prices, log) != (None, None, None):
-        raise UsageError("--output, --prices and --log go with --html")
-    if html:
-        path = output or program / PAGE
-        size = write_report(program, path, prices, log)
-        display.say(f"{display.size(size)} written to {path}: open it in a browser")
-        return
-    check_writable(results)
-    made = manifest.read(program)
-    content = {"compile": compile_report(program)}
-    if made.target == "fpga":
-        from e2compile.targets.vta.report import layers as fpga
-
-        manifest.check(made, program, [fpga.REPORT])
-        found = fpga.read(program)
-        tables.fpga(found, content["compile"]["lines"])
-        content |= {"fpga": asdict(found)}
-    else:
-        tables.compiled(content["compile"])
-    if results is not None:
-        write_json(results, content)
 
 
 @app.command

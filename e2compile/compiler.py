@@ -134,6 +134,7 @@ def _build(
     clock.notes["kernels"] = len(lowering.generated)
     clock.notes["calls"] = {name: len(s.kernels) for name, s in lowering.schedules.items()}
     clock.notes["lines"] = lowering.lines()
+    clock.notes["sequence"] = lowering.sequence()
     clock.notes["planned_bytes"] = planned_bytes(module)
     alive = {name: memory(plan) for name, plan in lowering.schedules.items()}
     artefact.write_json(place / "report" / "memory.json", alive, indent=None)

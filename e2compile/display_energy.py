@@ -1,18 +1,20 @@
 """How energy looks on the command line: fits with their errors, bills with their prices."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from e2compile import display
 
 if TYPE_CHECKING:
     from e2compile.bill import Bill, Side
+    from e2compile.call_bill import PricedCall
     from e2compile.energy.calibrate import Calibration
     from e2compile.energy.fit import Errors, Fit
     from e2compile.energy.prices import Figure
     from e2compile.measure import Part
 
 _LAYERS = 12
+_CALLS = 20
 _PREFIXES = ((1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"), (1e-12, "p"))
 
 
@@ -70,6 +72,26 @@ def billed(found: "Bill") -> None:
     _section("shares", ((n, f"{s.value:.1%}, {s.tag}: {s.source}") for n, s in found.shares.items()))
 
 
+def stage(name: str, calls: "Sequence[PricedCall]") -> None:
+    """A stage's joules by layer, and its dearest calls."""
+    whole = sum(call.joules for call in calls)
+    display.table([(f"stage {name}", f"{joules(whole)} a scheduled step, modelled")])
+    layers: dict[str, float] = {}
+    for call in calls:
+        layer = call.module or "the step"
+        layers[layer] = layers.get(layer, 0.0) + call.joules
+    dearest = sorted(layers.items(), key=lambda pair: -pair[1])
+    rows = ((layer, f"{joules(value):>9} {value / whole:6.1%}") for layer, value in dearest)
+    _section("by layer", rows)
+    _section("the dearest calls", map(_call, sorted(calls, key=lambda call: -call.joules)[:_CALLS]))
+
+
+def _call(call: "PricedCall") -> tuple[str, str]:
+    region = f"  in {call.branch}" if call.branch else ""
+    what = f"{call.operator} {call.type}  # {call.phase} {call.where}"
+    return call.name, f"{joules(call.joules):>9}  {what}{region}"
+
+
 def joules(value: float) -> str:
     scale, prefix = next((p for p in _PREFIXES if abs(value) >= p[0]), _PREFIXES[-1])
     return f"{value / scale:.3g} {prefix}J"
@@ -94,7 +116,7 @@ def _run(found: "Bill") -> Iterator[tuple[str, str]]:
     yield "", f"{run.executed:,} of them executed; {run.seconds:.1f} s measured, with data and evaluation"
 
 
-def _section(title: str, rows: "Iterator[tuple[str, str]]") -> None:
+def _section(title: str, rows: "Iterable[tuple[str, str]]") -> None:
     pairs = [(f"  {name}", value) for name, value in rows]
     if pairs:
         display.out.print(title, markup=False, style="bold")

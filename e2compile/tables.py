@@ -10,12 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 from e2compile.display import out, say, size, table
+from e2compile.runtime.timing import by_layer
 
 if TYPE_CHECKING:
+    from e2compile.runtime.timing import HostTime
     from e2compile.targets.vta.report.layers import Figures, HostRow, Report, Row
 
 _WIDTH = 140  # at least: a line that a terminal breaks can still be read, one that is cut cannot
 _NUMBERS = ("calls", "cycles", "share", "ms", "bound", "epilogue", "array", "moved")
+
+# What a layer takes the host.
+_PARTS = ("forward", "backward", "update", "packing", "unpacking")
 
 # The model's lines of each kernel.
 Lines = Mapping[str, Sequence[str]]
@@ -76,6 +81,31 @@ def _left(function: str, host: Sequence["HostRow"], calls: int, lines: Lines) ->
         if row.calls.get(function):
             work = f"{row.macs * row.calls[function]:,} multiply-accumulates, {row.reason}"
             say(f"  {row.text}, {row.phase}: {work}  {_places(lines.get(row.name, ()))}")
+
+
+def host(found: "HostTime") -> None:
+    """What a step takes the host, by layer and phase, the longest first."""
+    where = f"{found.machine}, {found.threads} thread{'s' * (found.threads != 1)}"
+    total = sum(call.total for call in found.calls)
+    shown = Table(
+        box=SIMPLE_HEAD,
+        title=f"the host in a step: {total * 1e3:.3f} ms, {found.tag} on {where}",
+        title_justify="left",
+        caption=f"medians of {found.steps} steps; waiting for the array, or simulating it, left out",
+        caption_justify="left",
+        show_footer=True,
+    )
+    layers = by_layer(found.calls)
+    present = [name for name in _PARTS if any(row.get(name) for row in layers.values())]
+    shown.add_column("layer", "total")
+    for name in present:
+        milliseconds = sum(row.get(name, 0.0) for row in layers.values()) * 1e3
+        shown.add_column(f"{name} [ms]".replace("[", r"\["), f"{milliseconds:.3f}", justify="right")
+    shown.add_column("share", "100.0%", justify="right")
+    for layer, row in sorted(layers.items(), key=lambda item: -sum(item[1].values())):
+        numbers = [f"{row.get(name, 0.0) * 1e3:.3f}" for name in present]
+        shown.add_row(Text(layer or "the step"), *numbers, f"{sum(row.values()) / max(total, 1e-12):.1%}")
+    Console(file=out.file, width=max(out.width, _WIDTH), highlight=False).print(shown)
 
 
 def left_on_host(report: "Report") -> str | None:

@@ -83,5 +83,6 @@ class Target(Protocol):
     def build(self, module: IRModule, path: Path) -> None:
         """Compile `module` to a library at `path`, what it needs to run beside it.
 
-        Raises MissingError where a tool is missing.
+        Its attribute e2compile.lower.module.LINES has the model's lines of each kernel. Raises MissingError
+        where a tool is missing, CompileError for a layer that the target cannot run.
         """

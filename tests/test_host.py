@@ -90,8 +90,8 @@ def test_what_a_user_is_told(model_file: Path, tmp_path: Path, capsys: pytest.Ca
 
 @cross
 def test_this_machine_does_not_train_it(built: Program, capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("train", "evaluate"):
-        assert run(verb, built.folder) == MissingError.exit_code
+    for arguments in (("train",), ("evaluate",), ("report", "--time")):
+        assert run(*arguments, built.folder) == MissingError.exit_code
         error = capsys.readouterr().err
         assert "was compiled for aarch64 (cortex-a76), and this machine is x86_64: run it there" in error
     with pytest.raises(MissingError, match="this machine is x86_64"):

@@ -2,7 +2,7 @@
 
 from onnx import AttributeProto, FunctionProto, helper
 
-from e2compile.exchange.operators import Call, Value
+from e2compile.exchange.calls import Call, Value
 from e2compile.exchange.values import E2, OPSET, Builder
 
 # Names of the arguments that are no tensors, after the tensors.

@@ -9,7 +9,7 @@ from onnx import GraphProto, ModelProto, helper
 
 from e2compile.errors import UsageError
 from e2compile.exchange import functions, operators
-from e2compile.exchange.operators import Call, Value
+from e2compile.exchange.calls import Call, Value
 from e2compile.exchange.values import ATEN, E2, OPSET, Builder, Type, tensor, types
 from e2compile.runtime.stages import SavedStage
 
@@ -41,18 +41,20 @@ def stage_model(stage: SavedStage) -> ModelProto:
 
 def inference_model(evaluation: SavedStage, weights: Mapping[str, NDArray[Any]]) -> ModelProto:
     """The network in evaluation mode with its weights, in ONNX's own operators, for batches of the Program's
-    size. Raises UsageError where ONNX's own operators do not suffice.
+    size. Raises UsageError, with the user's lines, where ONNX's own operators do not suffice.
     """
     builder, known = _begin(evaluation)
     _body(builder, evaluation.graph, known)
     targets = [target for _, target in evaluation.signature["outputs"]]
     result = known[evaluation.graph["results"][targets.index(_OUTPUT)]]
     builder.emit("Identity", [result], [_OUTPUT])
-    needed, nodes = {_OUTPUT}, []
-    for node in reversed(builder.nodes):
-        if needed.intersection(node.output):
-            needed |= _read(node)
-            nodes.append(node)
+    nodes, needed = _needed(builder.nodes)
+    for node in _all_nodes(nodes):
+        if (node.domain, node.op_type) == (E2, "guard"):
+            node.CopyFrom(helper.make_node("Identity", node.input, node.output))
+    lacking = [f"{node.op_type} ({node.doc_string})" for node in _all_nodes(nodes) if node.domain]
+    if lacking:
+        raise UsageError("\n  ".join(["ONNX has no operator for a part of this network:", *lacking]))
     inputs, initial = [], []
     slots = evaluation.signature["inputs"]
     for place, (kind, target) in zip(evaluation.graph["inputs"], slots, strict=True):
@@ -61,18 +63,19 @@ def inference_model(evaluation: SavedStage, weights: Mapping[str, NDArray[Any]])
             initial.append(tensor(name, weights[target]))
         elif name in needed:
             inputs.append(builder.types[name].named(name, f"{kind} {target}"))
-    foreign = {node.domain for node in _all_nodes(nodes)} - {"", E2}
-    own = {node.op_type for node in _all_nodes(nodes) if node.domain == E2} - {"guard"}
-    if foreign or own:
-        names = sorted({n.op_type for n in _all_nodes(nodes) if n.domain in foreign} | own)
-        raise UsageError(f"ONNX has no operator for {', '.join(names)} of this network: export its state")
-    for node in _all_nodes(nodes):
-        if node.domain == E2:
-            node.CopyFrom(helper.make_node("Identity", node.input, node.output))
-    outputs = [builder.types[result].named(_OUTPUT)]
-    graph = helper.make_graph(nodes[::-1], "network", inputs, outputs, initial)
+    graph = helper.make_graph(nodes, "network", inputs, [builder.types[result].named(_OUTPUT)], initial)
     builder.domains = {""}
     return _model(graph, builder, "a trained network, for inference")
+
+
+def _needed(nodes: Sequence[onnx.NodeProto]) -> tuple[list[onnx.NodeProto], set[str]]:
+    """The nodes that the network's output depends on, and the names of all that it does."""
+    needed, found = {_OUTPUT}, []
+    for node in reversed(nodes):
+        if needed.intersection(node.output):
+            needed |= _read(node)
+            found.append(node)
+    return found[::-1], needed
 
 
 def _begin(stage: SavedStage) -> tuple[Builder, dict[str, Any]]:
@@ -198,5 +201,5 @@ def _model(graph: GraphProto, builder: Builder, about: str) -> ModelProto:
     )
     if model.ByteSize() >= _LARGEST:
         raise UsageError(f"the model takes {model.ByteSize():,} bytes; ONNX holds 2 GiB in a file")
-    onnx.checker.check_model(model, full_check=E2 not in domains and ATEN not in domains)
+    onnx.checker.check_model(model, full_check=True)
     return model

@@ -29,7 +29,7 @@ class Block:
 
 
 def blocks(plan: Schedule) -> tuple[Block, ...]:
-    """The temporaries of a function. State and data are no temporaries; what it returns lives to its end."""
+    """The temporaries of a function, as TVM plans them: without state, data and what it returns."""
     made: dict[object, tuple[int, fx.Node, int]] = {}
     last: dict[object, int] = {}
     for number, kernel in enumerate(plan.kernels):
@@ -39,8 +39,8 @@ def blocks(plan: Schedule) -> tuple[Block, ...]:
             made[key] = size, node, number
             last[key] = number
     for node in plan.returned:
-        key = (node, natural(shape_of(node)))
-        last[key if key in made else holder(node)] = len(plan.kernels) - 1
+        if made.pop((node, natural(shape_of(node))), None) is None:
+            made.pop(holder(node), None)
     return tuple(Block(size, node, first, last[key]) for key, (size, node, first) in made.items())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from e2compile.bill import DEVICE, Terms, executed, terms
 from e2compile.energy.log import read
-from e2compile.energy.prices import TIME, Table
+from e2compile.energy.prices import TIME
 from e2compile.errors import UsageError
 from e2compile.report.graphs import Tables, stage_content
 from e2compile.runtime import manifest as manifests
@@ -48,7 +48,7 @@ def content(folder: Path, table: str | None = None, log: Path | None = None) -> 
         },
         "compile": compile_report(folder),
         "verified": _json(folder / _VERIFIED),
-        "prices": _prices(given.table, tables),
+        "prices": _prices(given, tables),
         "shares": {name: asdict(share) for name, share in given.shares.items()},
         "device": {"seconds": given.device, "source": given.device_source},
         "stages": stages,
@@ -88,11 +88,11 @@ def _alive(found: dict[str, Any], tables: Tables) -> dict[str, Any]:
     return found | {"kernels": kernels}
 
 
-def _prices(table: Table, tables: Tables) -> dict[str, Any]:
+def _prices(given: Terms, tables: Tables) -> dict[str, Any]:
     """The table's figures for each counted quantity, in SI units beside their own, and of seconds."""
-    quantities = tables.quantities.values
-    is_timed = TIME in table.prices
-    amounts = dict.fromkeys(quantities, 1.0) | dict.fromkeys([TIME, DEVICE] if is_timed else [], 1.0)
+    table, is_timed = given.table, TIME in given.table.prices
+    timed = [TIME, *([DEVICE] if given.device else [])] if is_timed else []
+    amounts = dict.fromkeys([*tables.quantities.values, *timed], 1.0)
     figures = {line.quantity: asdict(line.figure) | {"si": line.figure.si} for line in table.bill(amounts)}
     seconds = {line.quantity: line.figure.si for line in table.time(amounts)} if is_timed else {}
     return {"name": table.name, "about": table.about, "figures": figures, "seconds": seconds}

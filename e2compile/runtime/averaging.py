@@ -57,7 +57,7 @@ def estimate_statistics(
     sums = {name: np.zeros(value.shape, np.float64) for name, value in zeros.items()}
     counts = dict.fromkeys(zeros, 0)
     for position, batch in batches:
-        program.restore(program.arrays() | parameters | zeros)
+        program.restore({**program.arrays(), **parameters, **zeros})
         program.position = position
         program.execute(batch)
         left = program.arrays()

@@ -339,8 +339,8 @@ class Run:
             errors=self._mean(".errors"),
             history=list(self.progress.history),
             averaged_epochs=self.average.count,
-            averaged_accuracy=averaged and averaged.accuracy,
-            averaged_test_loss=averaged and averaged.loss,
+            averaged_accuracy=averaged.accuracy if averaged else None,
+            averaged_test_loss=averaged.loss if averaged else None,
             modelled_device_seconds=self.progress.counters.get(_DEVICE),
         )
         (self.folder / "results.json").write_text(json.dumps(vars(results), indent=1) + "\n")

@@ -36,7 +36,7 @@ def check(host: Host, folder: Path) -> None:
     lacking = host.lacking()
     if lacking is not None:
         raise MissingError(
-            f"{folder} was compiled for {host}, and {lacking}: run it there, or compile it anew"
+            f"{folder} was compiled for {host}, and {lacking}: run it there, or compile it for this one"
         )
 
 

@@ -120,7 +120,7 @@ def _add_up(sums: Sums, offsets: Sums | None, target: Any) -> None:
                 _add(total, sums, row * outer + channel, 1, width)
                 if offsets is not None:
                     _add(total, offsets, row // inner * outer + channel, -added, width)
-                store(target, row * outer + channel, _clamped(fetch(total, width), width), width)
+                store(target, row * outer + channel, clamped(fetch(total, width), width), width)
 
 
 def _add(total: Any, sums: Sums, place: Any, factor: int, width: int) -> None:
@@ -130,6 +130,7 @@ def _add(total: Any, sums: Sums, place: Any, factor: int, width: int) -> None:
         keep(total, fetch(total, width) + value, width)
 
 
-def _clamped(value: Any, width: int) -> Any:
+def clamped(value: Any, width: int) -> Any:
+    """int64 lanes as int32 ones, what leaves those as near as they go."""
     low, high = (splat(T.int64(bound), width) for bound in (-(1 << 31), (1 << 31) - 1))
     return T.Cast(typed("int32", width), tirx.max(tirx.min(value, high), low))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from e2compile.runtime.host import Host
 from e2compile.targets.llvm.target import CPU, LlvmTarget
+from e2compile.targets.vta.analysis.check import LARGEST_TRANSFER
 from e2compile.targets.vta.isa.config import Config, named, read
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class VtaTarget:
 
     config: Config = field(default_factory=lambda: named("pynq"))
     cpu: LlvmTarget = CPU
+    largest_transfer: int = LARGEST_TRANSFER  # bytes of a stream's instructions, and of its micro-ops
     name: str = "fpga"
 
     @property
@@ -70,7 +72,7 @@ class VtaTarget:
         from e2compile.targets.vta.simulator.simulator import INTERPRETER
 
         folder = path.parent.parent
-        parts = partition(module, self.config)
+        parts = partition(module, self.config, self.largest_transfer)
         simulator = interpreter(self.config).with_attr("global_symbol", INTERPRETER)
         parts.module.update(IRModule({INTERPRETER: simulator}))
         self.cpu.build(parts.module, path)

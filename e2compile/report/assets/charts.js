@@ -60,7 +60,7 @@ function memory() {
     const peak = Math.max(...found.bytes);
     return [
       element("h2", {}, `${name}: ${bytes(peak)} of temporaries live at the peak, ${bytes(REPORT.compile.planned_bytes[name])} planned`),
-      element("p", { class: "dim" }, "State and data are not in it. The plan is larger than the peak where freed memory does not fit what is needed next."),
+      element("p", { class: "dim" }, "State, data and what is returned are not in it. The plan is larger than the peak where freed memory does not fit what is needed next."),
       chart(`memory over ${name}`, [{ name, paint: "var(--accent)", points: found.bytes.map((value, i) => [i, value]) }],
         { xText: (v) => whole(v), yText: bytes, about: (v) => text(Math.min(found.bytes.length - 1, Math.round(v))), filled: true, marks }),
       element("details", {}, element("summary", {}, "the largest at the peak"),
@@ -89,7 +89,7 @@ function array() {
             element("code", {}, [...new Set((lines[row.name] ?? []).map((line) => line.split(": ")[0]))].join(", "))])], { id: "array-table" }));
     const left = found.host.filter((row) => row.calls[name]);
     parts.push(element("p", { class: "dim" }, `${whole(found.host_calls[name])} calls of kernels on the host`
-      + (left.length ? `; integer products that the array cannot do: ${left.map((row) => `${row.text}, ${row.phase}`).join("; ")}` : "")));
+      + (left.length ? `; integer products that the array cannot do: ${left.map((row) => `${row.text}, ${row.phase} (${row.reason})`).join("; ")}` : "")));
   }
   return parts;
 }

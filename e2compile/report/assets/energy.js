@@ -1,6 +1,6 @@
 // Joules before the passes and after them, by layer, phase, line, operator or quantity.
 
-const GROUPS = [["module", "layer"], ["phase", "phase"], ["where", "line of the model"], ["operator", "operator"],
+const GROUPS = [["module", "layer"], ["block", "block"], ["phase", "phase"], ["where", "line of the model"], ["operator", "operator"],
   ["quantity", "quantity"]];
 const MOST = 60;
 

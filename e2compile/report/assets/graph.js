@@ -89,8 +89,8 @@ class GraphView {
   entries() {
     const { stage, change } = this;
     const query = this.query.toLowerCase();
-    const passes = (of, row) => !query || [of.operator(row), of.type(row), of.module(row), of.where(row), of.region(row),
-      of.label(row), of.arguments(row)].some((text) => text.toLowerCase().includes(query));
+    const texts = ["operator", "type", "module", "where", "region", "label", "arguments"];
+    const passes = (of, row) => !query || texts.some((name) => of[name](row).toLowerCase().includes(query));
     const found = [];
     const gone = (anchor) => (change?.removed.get(anchor) ?? []).forEach((row) => {
       if (passes(STAGES[this.other], row)) found.push({ of: STAGES[this.other], row, sign: "removed" });
@@ -182,7 +182,7 @@ class GraphView {
 
   // The joules of a call in the colour of their level, those of a group as a bar.
   right(value, phase, share) {
-    const style = share === undefined ? `background:${this.heat(value)}` : `width:${100 * share}%;background:var(--heat)`;
+    const style = !value ? "width:0;min-width:0" : share === undefined ? `background:${this.heat(value)}` : `width:${100 * share}%;background:var(--heat)`;
     return element("span", { class: "rest" },
       phase ? element("span", { class: "tag", style: `color:${colour(phase)}` }, phase) : "",
       element("span", { class: "joules" }, value ? joules(value) : ""),

@@ -89,7 +89,7 @@ function priced(side, shares) {
     const [cost, seconds] = wholeCost(amounts, operator);
     const [module, where] = TABLES.places[place];
     return {
-      phase: TABLES.phases[phase], module: module || "the step", where, operator: TABLES.operators[operator],
+      phase: TABLES.phases[phase], module: module || "the step", block: module.replace(/\.[^.]*$/, "") || "the step", where, operator: TABLES.operators[operator],
       joules: cost * chances[when], seconds: seconds * chances[when], amounts, chance: chances[when], place: operator,
     };
   });

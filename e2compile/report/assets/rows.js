@@ -2,19 +2,52 @@
 
 const REGIONS = ["#2f7ed8", "#d2410b", "#2a9d63", "#8e57c9", "#c9a227", "#c2477f", "#4ca6a8", "#7a6f5d"];
 
+// A property that is made when it is first read: most stages are never looked at.
+function once(object, name, make) {
+  const value = make();
+  Object.defineProperty(object, name, { value });
+  return value;
+}
+
 class Stage {
   constructor(content) {
     this.content = content;
     this.name = content.name;
     this.size = content.names.length;
-    this.reads = content.reads.map((distances, row) => distances.map((distance) => row - distance));
-    this.users = content.names.map(() => []);
-    this.reads.forEach((reads, row) => new Set(reads).forEach((read) => this.users[read].push(row)));
-    this.branch = content.in.flatMap(([branch, count]) => Array(count).fill(branch));
-    this.chains = content.branches.map((_, branch) => this.chain(branch));
-    this.guards = [...new Set(content.branches.map(([name]) => guardOf(name)))];
-    this.results = new Map();
-    for (const [row, slot] of content.outputs) this.results.set(row, [...(this.results.get(row) ?? []), slot]);
+  }
+
+  get reads() {
+    return once(this, "reads", () =>
+      this.content.reads.map((distances, row) => distances.map((distance) => row - distance)));
+  }
+
+  get users() {
+    return once(this, "users", () => {
+      const users = this.content.names.map(() => []);
+      this.reads.forEach((reads, row) => new Set(reads).forEach((read) => users[read].push(row)));
+      return users;
+    });
+  }
+
+  get branch() {
+    return once(this, "branch", () => this.content.in.flatMap(([branch, count]) => Array(count).fill(branch)));
+  }
+
+  get chains() {
+    return once(this, "chains", () => this.content.branches.map((_, branch) => this.chain(branch)));
+  }
+
+  get guards() {
+    return once(this, "guards", () => [...new Set(this.content.branches.map(([name]) => guardOf(name)))]);
+  }
+
+  // What of the graph's results a row is.
+  get results() {
+    return once(this, "results", () => {
+      const results = new Map();
+      for (const [row, slot] of this.content.outputs) results.set(row, [...(results.get(row) ?? []), slot]);
+      return results;
+    });
   }
 
   // The branches around a branch, outermost first, itself last.
@@ -30,7 +63,12 @@ class Stage {
 
   // The names of the branches around a row: "execute / slu_0_0_execute".
   region(row) {
-    return this.chainOf(row).map((branch) => this.content.branches[branch][0]).join(" / ");
+    return this.branch[row] < 0 ? "" : this.regions[this.branch[row]];
+  }
+
+  get regions() {
+    return once(this, "regions", () =>
+      this.chains.map((chain) => chain.map((branch) => this.content.branches[branch][0]).join(" / ")));
   }
 
   paint(branch) {
@@ -82,8 +120,8 @@ function compared(stage, other) {
   const signs = partner.map((found, row) => {
     if (found < 0) return "added";
     if (stage.region(row) !== other.region(found)) return "moved";
-    const reads = stage.reads[row].map((read) => partner[read]);
-    return String(reads) === String(other.reads[found]) ? "" : "rewired";
+    const theirs = other.reads[found];
+    return stage.reads[row].every((read, i) => partner[read] === theirs[i]) ? "" : "rewired";
   });
   const here = new Map(partner.map((found, row) => [found, row]));
   const removed = new Map();

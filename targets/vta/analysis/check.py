@@ -6,11 +6,11 @@ kinds of rules: of an instruction by itself (rules.py), of tokens and FINISH (he
 stages share (sharing.py). Not checked, as it depends on data: sums that overflow, shifts by a register.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 
 from e2compile.errors import UsageError
 from e2compile.targets.vta.analysis.footprint import NOTHING, Footprint, MicroOps, footprint
-from e2compile.targets.vta.analysis.order import QUEUE, Order
+from e2compile.targets.vta.analysis.order import LINKS, QUEUE, Order
 from e2compile.targets.vta.analysis.rules import encoding, rules
 from e2compile.targets.vta.analysis.sharing import conflicts
 from e2compile.targets.vta.isa.config import Config
@@ -64,15 +64,19 @@ def violations(
     found += _tokens(order)
     found += _finish(instructions, order)
     found += conflicts(instructions, footprints, order, config)
-    sizes = {"instructions": 16 * len(instructions), "micro-ops": 4 * len(uops)}
     whole = [
         f"{size} bytes of {what}, {LARGEST_TRANSFER} at most"
-        for what, size in sizes.items()
+        for what, size in transferred(instructions, uops).items()
         if size > LARGEST_TRANSFER
     ]
     if not instructions:
         whole.append("there are no instructions")
     return whole + [f"{i}: {line(instructions[i])}: {what}" for i, what in sorted(found)]
+
+
+def transferred(instructions: Sized, uops: Sized) -> dict[str, int]:
+    """Bytes of instructions and of micro-ops, which a run may have LARGEST_TRANSFER of."""
+    return {"instructions": 16 * len(instructions), "micro-ops": 4 * len(uops)}
 
 
 def _tokens(order: Order) -> Found:
@@ -81,8 +85,8 @@ def _tokens(order: Order) -> Found:
             yield i, "never starts: a token that it pops is never pushed"
         else:
             yield i, f"is never fetched: {QUEUE} instructions wait for another stage"
-    for link, pushes in order.pushes.items():
-        pops, name = order.pops[link], f"from {Stage(link[0]).name} to {Stage(link[1]).name}"
+    for (source, destination), pushes, pops in zip(LINKS, order.pushes, order.pops, strict=True):
+        name = f"from {source.name} to {destination.name}"
         if len(pushes) > len(pops):
             yield pushes[len(pops)], f"its token {name} is never popped"
         for i, first in zip([] if order.stuck else pushes[TOKENS:], pops, strict=False):

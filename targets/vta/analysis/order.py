@@ -11,8 +11,8 @@ from e2compile.targets.vta.isa.instructions import Instruction, Stage
 
 QUEUE = 512  # instructions that may wait for a stage, the one at its head too: both designs' depth
 
-Link = tuple[int, int]  # stages; a token goes from the first to the second
-LINKS: tuple[Link, ...] = (
+Link = int  # a queue of tokens, by its place here: a token goes from the first stage to the second
+LINKS: tuple[tuple[Stage, Stage], ...] = (
     (Stage.LOAD, Stage.COMPUTE),
     (Stage.COMPUTE, Stage.LOAD),
     (Stage.COMPUTE, Stage.STORE),
@@ -20,26 +20,73 @@ LINKS: tuple[Link, ...] = (
 )
 
 
-# The links from the stage before each stage, from the one after it, to the one before, to the one after.
-_NEIGHBOURS: dict[Stage, tuple[Link | None, ...]] = {
-    stage: tuple(
-        link if link in LINKS else None
-        for link in ((stage - 1, stage), (stage + 1, stage), (stage, stage - 1), (stage, stage + 1))
+def _link(source: int, destination: int) -> Link | None:
+    return next((i for i, link in enumerate(LINKS) if link == (source, destination)), None)
+
+
+# Of each stage the links that pop_prev, pop_next, push_prev and push_next mean. A stage at an end has no
+# stage beyond it, and no link.
+NEIGHBOURS: dict[Stage, tuple[Link | None, ...]] = {
+    stage: (
+        _link(stage - 1, stage),
+        _link(stage + 1, stage),
+        _link(stage, stage - 1),
+        _link(stage, stage + 1),
     )
     for stage in Stage
 }
 
 
 def links(instruction: Instruction) -> tuple[list[Link], list[Link]]:
-    """The links that an instruction pops a token from and pushes one to. A stage at an end has no stage
-    beyond it, and no link."""
+    """The links that an instruction pops a token from and pushes one to."""
     tokens = instruction.tokens
-    before, after, to_before, to_after = _NEIGHBOURS[instruction.stage]
-    pops = [link for link, used in ((before, tokens.pop_prev), (after, tokens.pop_next)) if used and link]
-    pushes = [
-        link for link, used in ((to_before, tokens.push_prev), (to_after, tokens.push_next)) if used and link
-    ]
+    used = tokens.pop_prev, tokens.pop_next, tokens.push_prev, tokens.push_next
+    found = list(zip(NEIGHBOURS[instruction.stage], used, strict=True))
+    pops, pushes = (
+        [link for link, is_used in part if is_used and link is not None] for part in (found[:2], found[2:])
+    )
     return pops, pushes
+
+
+class Walk:
+    """A stream on its way: instructions are fetched into their stages' `queues`, where the first one starts
+    once the tokens that it pops are there.
+
+    `tokens` are the instructions that pushed what waits in each link; `fetched` counts what is out of memory.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        pops: Sequence[Sequence[Link]],
+        pushes: Sequence[Sequence[Link]],
+    ) -> None:
+        self._stages, self._pops, self._pushes = stages, pops, pushes
+        self.fetched = 0
+        self.queues: dict[Stage, deque[int]] = {stage: deque() for stage in Stage}
+        self.tokens: list[deque[int]] = [deque() for _ in LINKS]
+        self._fetch()
+
+    def can_start(self, stage: Stage) -> bool:
+        queue = self.queues[stage]
+        return bool(queue) and all(self.tokens[link] for link in self._pops[queue[0]])
+
+    def start(self, stage: Stage) -> tuple[int, tuple[int, ...]]:
+        """Run a stage's next instruction, which can start: its number, and whose tokens it pops."""
+        number = self.queues[stage].popleft()
+        awaited = tuple(self.tokens[link].popleft() for link in self._pops[number])
+        for link in self._pushes[number]:
+            self.tokens[link].append(number)
+        self._fetch()
+        return number, awaited
+
+    def _fetch(self) -> None:
+        while self.fetched < len(self._stages):
+            queue = self.queues[self._stages[self.fetched]]
+            if len(queue) == QUEUE:
+                return
+            queue.append(self.fetched)
+            self.fetched += 1
 
 
 class Order:
@@ -53,21 +100,22 @@ class Order:
 
     def __init__(self, instructions: Sequence[Instruction]) -> None:
         self.sequence: list[int] = []
-        self.fetched = 0
         self.awaited: list[tuple[int, ...]] = [()] * len(instructions)
         self.clocks: list[tuple[int, ...]] = [(0,) * len(Stage)] * len(instructions)
         self.queues: dict[Stage, list[int]] = {stage: [] for stage in Stage}
-        self.pushes: dict[Link, list[int]] = {link: [] for link in LINKS}
-        self.pops: dict[Link, list[int]] = {link: [] for link in LINKS}
+        self.pushes: list[list[int]] = [[] for _ in LINKS]
+        self.pops: list[list[int]] = [[] for _ in LINKS]
         self._stages = [instruction.stage for instruction in instructions]
-        self._links = [links(instruction) for instruction in instructions]
-        for i, (pops, pushes) in enumerate(self._links):
+        found = [links(instruction) for instruction in instructions]
+        for i, (pops, pushes) in enumerate(found):
             self.queues[self._stages[i]].append(i)
             for link in pops:
                 self.pops[link].append(i)
             for link in pushes:
                 self.pushes[link].append(i)
-        self._walk()
+        walk = Walk(self._stages, [pops for pops, _ in found], [pushes for _, pushes in found])
+        self._run(walk)
+        self.fetched = walk.fetched
 
     @property
     def stuck(self) -> list[int]:
@@ -81,32 +129,18 @@ class Order:
         stage = self._stages[other]
         return self.clocks[i][stage] <= self.clocks[other][stage]
 
-    def _walk(self) -> None:
+    def _run(self, walk: Walk) -> None:
         """Run whatever can run until nothing can."""
-        waiting, done = dict.fromkeys(Stage, 0), dict.fromkeys(Stage, 0)
-        tokens: dict[Link, deque[int]] = {link: deque() for link in LINKS}
-        progress = True
-        while progress:
-            progress = False
-            while self.fetched < len(self._stages) and waiting[self._stages[self.fetched]] < QUEUE:
-                waiting[self._stages[self.fetched]] += 1
-                self.fetched += 1
-            for stage, queue in self.queues.items():
-                while waiting[stage] and all(tokens[link] for link in self._links[queue[done[stage]]][0]):
-                    self._start(queue[done[stage]], queue[done[stage] - 1] if done[stage] else None, tokens)
-                    waiting[stage] -= 1
-                    done[stage] += 1
-                    progress = True
-
-    def _start(self, i: int, previous: int | None, tokens: dict[Link, deque[int]]) -> None:
-        pops, pushes = self._links[i]
-        self.awaited[i] = tuple(tokens[link].popleft() for link in pops)
-        before = [self._after(j) for j in (*self.awaited[i], *([] if previous is None else [previous]))]
-        if before:
-            self.clocks[i] = tuple(map(max, zip(*before, strict=True)))
-        for link in pushes:
-            tokens[link].append(i)
-        self.sequence.append(i)
+        last: dict[Stage, int] = {}
+        while any(walk.can_start(stage) for stage in Stage):
+            for stage in Stage:
+                while walk.can_start(stage):
+                    i, awaited = walk.start(stage)
+                    before = awaited if stage not in last else (*awaited, last[stage])
+                    if before:
+                        self.clocks[i] = tuple(map(max, zip(*map(self._after, before), strict=True)))
+                    self.awaited[i], last[stage] = awaited, i
+                    self.sequence.append(i)
 
     def _after(self, i: int) -> tuple[int, ...]:
         """What is done when instruction i is."""

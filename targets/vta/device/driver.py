@@ -27,12 +27,14 @@ Watch = Callable[[Operator, Run, Bytes, Bytes, Bytes], None]
 
 class Driver:
     """A table's streams in a device's memory. `groups_run` counts the groups that each operator ran for;
-    `watch`, where there is one, is told of each run."""
+    `watch`, where there is one, is told of each run; `called` is when the last call began and ended, by the
+    clock of time.perf_counter."""
 
     def __init__(self, table: Table, device: Device) -> None:
         self.table, self.device = table, device
         self.groups_run: Counter[int] = Counter()
         self.watch: Watch | None = None
+        self.called: tuple[float, float] | None = None
         operators = table.operators
         self.arena = {
             INP: device.allocate(max((o.inp_bytes for o in operators), default=1)),
@@ -40,7 +42,10 @@ class Driver:
             OUT: device.allocate(max((o.out_bytes for o in operators), default=1)),
         }
         self.uops = [self._written(stream.uops) for stream in table.streams]
-        self.programs = [[self._program(run) for run in operator.runs] for operator in operators]
+        self.programs = [
+            [self._program(run, stream) for run in operator.runs for stream in run.streams]
+            for operator in operators
+        ]
 
     def serve(self) -> None:
         """Take the calls of the library that calls next; it keeps to whoever takes its first call."""
@@ -56,6 +61,7 @@ class Driver:
 
     def run(self, number: int, groups: int, inp: Any, wgt: Any, out: Any) -> None:
         """Run an operator for so many groups of samples; buffers are the host's, by address."""
+        began = time.perf_counter()
         operator = self.table.operators[number]
         for group in range(groups):
             images = _memory(inp.value, group, operator.inp_bytes)
@@ -72,6 +78,7 @@ class Driver:
                     given, got = weights[run.wgt :][: run.wgt_bytes], sums[run.out :][: run.out_bytes]
                     self.watch(operator, run, images, given, got)
         self.groups_run[number] += groups
+        self.called = began, time.perf_counter()
 
     @property
     def cycles(self) -> int:
@@ -96,14 +103,14 @@ class Driver:
             if time.monotonic() > until:
                 raise DeviceError(f"{operator.name} did not finish within {TIMEOUT_SECONDS:g} s")
 
-    def _program(self, run: Run) -> tuple[int, int]:
-        """A run's instructions in the device's memory: their address and number."""
-        stream: Binary = self.table.streams[run.stream]
+    def _program(self, run: Run, number: int) -> tuple[int, int]:
+        """A stream's instructions in the device's memory, for a run: their address and number."""
+        stream: Binary = self.table.streams[number]
         addresses = {
             INP: self.arena[INP],
             WGT: self.arena[WGT] + run.wgt,
             OUT: self.arena[OUT] + run.out,
-            UOP: self.uops[run.stream],
+            UOP: self.uops[number],
         }
         words = placed(stream.instructions, bases(self.table.config, addresses))
         return self._written(words), len(words)

@@ -7,7 +7,9 @@ from typing import Any
 from tvm import IRModule, tirx
 from tvm.tirx import PrimFunc
 
-from e2compile.targets.vta.analysis.check import check
+from e2compile.errors import CompileError, UsageError
+from e2compile.lower.module import LINES
+from e2compile.targets.vta.analysis.check import LARGEST_TRANSFER, check
 from e2compile.targets.vta.host import geometry, offload
 from e2compile.targets.vta.host import kernels as noted
 from e2compile.targets.vta.host.geometry import Gather, Gradient, Unsuitable
@@ -15,9 +17,9 @@ from e2compile.targets.vta.isa.config import Config
 from e2compile.targets.vta.isa.instructions import encode, encode_uops
 from e2compile.targets.vta.isa.stream import Stream
 from e2compile.targets.vta.program.cost import cost
-from e2compile.targets.vta.program.table import Binary, Operator, Run, Table
-from e2compile.targets.vta.schedule import accumulate, correlate
-from e2compile.targets.vta.schedule.work import Correlation, Work
+from e2compile.targets.vta.program.table import Binary, Operator, Run, Table, phase, words
+from e2compile.targets.vta.schedule.scheduler import streams
+from e2compile.targets.vta.schedule.work import Work
 
 Plan = Gather | Gradient
 
@@ -32,8 +34,12 @@ class Partition:
     left: dict[str, str]
 
 
-def partition(module: IRModule, config: Config) -> Partition:
-    """Give the array what it can do."""
+def partition(module: IRModule, config: Config, largest: int = LARGEST_TRANSFER) -> Partition:
+    """Give the array what it can do.
+
+    A stream has at most `largest` bytes of instructions and of micro-ops. Raises CompileError, naming all
+    layers that have no stream on such an array.
+    """
     found: dict[Any, tuple[PrimFunc, Plan]] = {}
     left: dict[str, str] = {}
     for variable, kernel in module.functions_items():
@@ -42,11 +48,16 @@ def partition(module: IRModule, config: Config) -> Partition:
                 found[variable] = kernel, _plan(kernel, config)
             except Unsuitable as reason:
                 left[str(variable.name_hint)] = str(reason)
-    streams = _Streams(config)
-    operators = [
-        _operator(str(variable.name_hint), kernel, plan, streams)
-        for variable, (kernel, plan) in found.items()
-    ]
+    streams, operators, refused = _Streams(config, largest), list[Operator](), list[str]()
+    for variable, (kernel, plan) in found.items():
+        name = str(variable.name_hint)
+        try:
+            operators.append(_operator(name, kernel, plan, streams))
+        except UsageError as error:
+            layer = f"{words(plan.conv)}, {phase(str(kernel.attrs[noted.WHAT]))}"
+            refused += [f"{layer}: {error}", *(f"  {line}" for line in _lines(module, name))]
+    if refused:
+        raise CompileError(f"an array of {config.name} cannot run all layers", refused)
     table = Table(config, tuple(operators), tuple(streams.binaries))
     functions = dict(module.functions_items())
     for number, (variable, (kernel, plan)) in enumerate(found.items()):
@@ -62,43 +73,44 @@ def _plan(kernel: PrimFunc, config: Config) -> Plan:
     return plan(conv, config, bool(kernel.attrs[noted.GATED]))
 
 
-class _Streams:
-    """The streams of a table, one for each distinct work."""
+def _lines(module: IRModule, name: str) -> list[str]:
+    """The model's lines that a kernel computes something of, where they are known."""
+    known = module.attrs[LINES] if module.attrs and LINES in module.attrs else {}
+    return [str(line) for line in known[name]] if name in known else []
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.numbers: dict[Work, int] = {}
+
+class _Streams:
+    """The streams of a table, those of each distinct work once."""
+
+    def __init__(self, config: Config, largest: int) -> None:
+        self.config, self.largest = config, largest
+        self.numbers: dict[Work, tuple[int, ...]] = {}
         self.binaries: list[Binary] = []
 
-    def __call__(self, work: Work) -> int:
-        """The number of a work's stream."""
+    def __call__(self, work: Work) -> tuple[int, ...]:
+        """The numbers of a work's streams."""
         if work not in self.numbers:
-            stream = compiled(work, self.config)
-            self.numbers[work] = len(self.binaries)
-            words = encode(stream.instructions, self.config)
-            uops = encode_uops(stream.uops, self.config)
-            self.binaries.append(Binary(words, uops, cost(stream, self.config)))
+            found = [self._checked(stream) for stream in streams(work, self.config, largest=self.largest)]
+            first = len(self.binaries)
+            self.binaries += found
+            self.numbers[work] = tuple(range(first, len(self.binaries)))
         return self.numbers[work]
 
-
-def compiled(work: Work, config: Config) -> Stream:
-    """The checked stream of a work."""
-    if isinstance(work, Correlation):
-        stream = correlate.stream(work, config)
-    else:
-        stream = accumulate.stream(work, config)
-    check(stream.instructions, stream.uops, config, stream.blocks)
-    return stream
+    def _checked(self, stream: Stream) -> Binary:
+        config = self.config
+        check(stream.instructions, stream.uops, config, stream.blocks)
+        words, uops = encode(stream.instructions, config), encode_uops(stream.uops, config)
+        return Binary(words, uops, cost(stream, config))
 
 
-def _operator(name: str, kernel: PrimFunc, plan: Plan, streams: _Streams) -> Operator:
-    config, conv = streams.config, plan.conv
+def _operator(name: str, kernel: PrimFunc, plan: Plan, numbers: _Streams) -> Operator:
+    config, conv = numbers.config, plan.conv
     runs, wgt, out = [], 0, 0
     works = [part.work for part in plan.parts] if isinstance(plan, Gather) else [plan.work]
     for work in works:
         wgt_bytes = prod(work.wgt_shape) * config.wgt_bytes
         out_bytes = prod(work.out_shape) * config.out_bytes
-        runs.append(Run(streams(work), wgt, wgt_bytes, out, out_bytes))
+        runs.append(Run(numbers(work), wgt, wgt_bytes, out, out_bytes))
         wgt, out = wgt + wgt_bytes, out + out_bytes
     group = plan.images if isinstance(plan, Gather) else config.block
     return Operator(

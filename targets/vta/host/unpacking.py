@@ -9,40 +9,69 @@ from typing import Any
 import tvm.tirx.script.builder as T
 from tvm import tirx
 
-from e2compile.targets.llvm.emit import Samples, at, scratch, store, tasks, typed
+from e2compile.targets.llvm.blocks import groups
+from e2compile.targets.llvm.emit import (
+    Samples,
+    at,
+    fetch,
+    keep,
+    load,
+    registers,
+    scratch,
+    splat,
+    store,
+    tasks,
+    typed,
+    zero,
+)
+from e2compile.targets.llvm.integer_gradient import clamped
 from e2compile.targets.vta.host.geometry import Gather, Gradient
 from e2compile.targets.vta.host.packing import OFFSET
 from e2compile.targets.vta.isa.config import Config
 
-_INT32 = (-(1 << 31), (1 << 31) - 1)
 
-
-def lost_to_weights(plan: Gather, weight: Any) -> Any:
+def lost_to_weights(plan: Gather, config: Config, weight: Any) -> Any:
     """128 times the sum of each output channel's weights, int32."""
     outputs = plan.results
     terms = prod(plan.conv.weight_shape) // outputs
     lost = scratch(outputs, "int32")
-    with T.serial(0, outputs) as output:
-        store(lost, output, tirx.const(0, "int32"), 1)
-    with T.grid(terms, outputs) as (term, output):
-        value = weight[term * outputs + output].astype("int32")
+    for group in groups(outputs, config.block, 1):
+        (width,) = group.widths
+        with tasks(group.repeat) as number:
+            output = T.bind(group.start + number * width)
+            store(lost, output, _column_sums(weight, output, terms, outputs, width) * OFFSET, width)
+    return lost
+
+
+def lost_to_gradients(plan: Gradient, config: Config, dy: Any, live: Samples) -> Any:
+    """128 times the sum of each channel of the output gradient over live samples, int64."""
+    conv = plan.conv
+    outputs, area = conv.out_channels, conv.out_height * conv.out_width
+    partial, lost = scratch(conv.batch * outputs, "int32"), scratch(outputs, "int64")
+    with tasks(live.number) as position:
+        for group in groups(outputs, config.block, 1):
+            (width,) = group.widths
+            with T.serial(group.repeat) as number:
+                output = T.bind(group.start + number * width)
+                first = T.bind(live[position] * area * outputs + output)
+                total = _column_sums(dy, first, area, outputs, width)
+                store(partial, position * outputs + output, total, width)
+    with T.serial(outputs) as output:
+        store(lost, output, tirx.const(0, "int64"), 1)
+    with T.grid(live.number, outputs) as (position, output):
+        value = partial[position * outputs + output].astype("int64")
         store(lost, output, lost[output] + value * OFFSET, 1)
     return lost
 
 
-def lost_to_gradients(plan: Gradient, dy: Any, live: Samples) -> Any:
-    """128 times the sum of each channel of the output gradient over live samples, int64."""
-    conv = plan.conv
-    outputs, area = conv.out_channels, conv.out_height * conv.out_width
-    lost = scratch(outputs, "int64")
-    with T.serial(0, outputs) as output:
-        store(lost, output, tirx.const(0, "int64"), 1)
-    with T.serial(0, live.number) as position:
-        sample = T.bind(live[position])
-        with T.grid(area, outputs) as (pixel, output):
-            value = dy[(sample * area + pixel) * outputs + output].astype("int64")
-            store(lost, output, lost[output] + value * OFFSET, 1)
-    return lost
+def _column_sums(buffer: Any, first: Any, rows: int, pitch: int, width: int) -> Any:
+    """The sums of `width` columns of bytes over so many rows, in int32."""
+    (total,) = registers([width], "int32")
+    keep(total, zero(width, "int32"), width)
+    with T.serial(rows) as row:
+        value = load(buffer, first + row * pitch, width)
+        keep(total, fetch(total, width) + value.astype(typed("int32", width)), width)
+    return fetch(total, width)
 
 
 def images(plan: Gather, config: Config, out: Any, result: Any, live: Samples, lost: Any) -> None:
@@ -76,21 +105,26 @@ def images(plan: Gather, config: Config, out: Any, result: Any, live: Samples, l
             start += prod(work.out_shape) * config.out_bytes
 
 
-def weights(plan: Gradient, config: Config, out: Any, result: Any, groups: Any, lost: Any) -> None:
-    """result[ky, kx, i, o]: the sum over groups, clamped to int32."""
+def weights(plan: Gradient, config: Config, out: Any, result: Any, used: Any, lost: Any) -> None:
+    """result[ky, kx, i, o]: the sum over the groups in use, clamped to int32."""
     conv, work, block = plan.conv, plan.work, config.block
     plane = prod(work.out_shape[1:]) * config.out_bytes
-    with tasks(len(work.taps)) as tap, T.grid(conv.in_channels, conv.out_channels) as (channel, output):
-        unit = (tap * work.channels + channel // config.batch) * work.outputs + output // block
-        place = (unit * config.batch + channel % config.batch) * block + output % block
-        total = scratch(1, "int64")
-        store(total, 0, tirx.const(0, "int64") if lost is None else lost[output], 1)
-        with T.serial(0, groups) as group:
-            found = _sum(out, group * plane * work.planes + place, plane, work.planes, "int64", 1)
-            store(total, 0, total[0] + found, 1)
-        least, most = (tirx.const(limit, "int64") for limit in _INT32)
-        clamped = tirx.max(tirx.min(total[0], most), least).astype("int32")
-        store(result, (tap * conv.in_channels + channel) * conv.out_channels + output, clamped, 1)
+    with tasks(len(work.taps) * conv.in_channels) as row:
+        tap, channel = row // conv.in_channels, row % conv.in_channels
+        line = T.bind((tap * work.channels + channel // config.batch) * work.outputs)
+        for group in groups(conv.out_channels, block, 1):
+            (width,) = group.widths
+            with T.serial(group.repeat) as number:
+                output = T.bind(group.start + number * width)
+                place = ((line + output // block) * config.batch + channel % config.batch) * block
+                place = T.bind(place + output % block)
+                (total,) = registers([width], "int64")
+                keep(total, zero(width, "int64") if lost is None else load(lost, output, width), width)
+                with T.serial(0, used) as run:
+                    first = run * plane * work.planes + place
+                    found = _sum(out, first, plane, work.planes, "int32", width)
+                    keep(total, fetch(total, width) + found.astype(typed("int64", width)), width)
+                store(result, row * conv.out_channels + output, clamped(fetch(total, width), width), width)
 
 
 def _sum(out: Any, place: Any, plane: int, planes: int, dtype: str, lanes: int) -> Any:
@@ -98,5 +132,5 @@ def _sum(out: Any, place: Any, plane: int, planes: int, dtype: str, lanes: int) 
     value = out[at(place + plane * (planes - 1), lanes)].astype(typed(dtype, lanes))
     for number in reversed(range(planes - 1)):
         byte = out[at(place + plane * number, lanes)].astype(typed("uint8", lanes))
-        value = value * tirx.const(256, dtype) + byte.astype(typed(dtype, lanes))
+        value = value * splat(tirx.const(256, dtype), lanes) + byte.astype(typed(dtype, lanes))
     return value

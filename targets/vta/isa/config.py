@@ -16,18 +16,23 @@ _PAGE = 4096  # bytes; no element may be larger
 
 @dataclass(frozen=True)
 class Board:
-    """What carries a VTA: its clock, and its DMA port's bytes a clock."""
+    """What carries a VTA: its clock, its DMA port's bytes a clock, the most micro-ops that its design holds
+    whatever LOG_UOP_BUFF_SIZE says, and the only configuration that its design has, where that is fixed."""
 
     clock_hz: float
     port_bytes: int
+    log_most_uops: int = 16
+    only: str | None = None
 
 
-# tvm-vta's config/ and hardware/: the clocks and AXI data widths that the shipped bitstreams are built with
+# tvm-vta's config/ and hardware/: the clocks and AXI data widths that the shipped bitstreams are built with.
+# The Chisel design has its sizes in its source: fields as wide as its sample configuration says (ISA.scala),
+# which is 13 bits for a micro-op's index, but 2048 micro-ops (Configs.scala).
 BOARDS = {
     "pynq": Board(100e6, 8),
     "ultra96": Board(333e6, 16),
     "zcu104": Board(333e6, 16),
-    "de10nano": Board(100e6, 8),
+    "de10nano": Board(100e6, 8, log_most_uops=11, only="1x16_i8w8a32_15_15_18_17"),
 }
 
 
@@ -86,9 +91,14 @@ class Config:
         return self.inp_bytes
 
     @property
+    def uop_bits(self) -> int:
+        """Of a micro-op's index in an instruction."""
+        return self.log_uop_buff_size - 2
+
+    @property
     def log_uops(self) -> int:
         """log2 of the micro-ops that their scratchpad holds; likewise below, in elements."""
-        return self.log_uop_buff_size - 2
+        return min(self.uop_bits, self.board.log_most_uops)
 
     @property
     def log_inps(self) -> int:
@@ -181,7 +191,7 @@ _KEYS = (
 
 def _impossible(config: Config) -> list[str]:
     """Why no hardware of this size can be built or driven, from the fields of its instructions."""
-    lu, li, lw, la = config.log_uops, config.log_inps, config.log_wgts, config.log_accs
+    lu, li, lw, la = config.uop_bits, config.log_inps, config.log_wgts, config.log_accs
     depths = {"UOP": lu, "INP": li, "WGT": lw, "ACC": la}
     wrong = [f"the {name} buffer holds less than one element" for name, d in depths.items() if d < 0]
     wrong += [f"the {name} buffer holds 2^{d} elements, 2^16 at most" for name, d in depths.items() if d > 16]
@@ -199,6 +209,8 @@ def _impossible(config: Config) -> list[str]:
         wrong.append("an ALU instruction's factors do not fit: use a smaller ACC buffer")
     if li < la:
         wrong.append("the ACC buffer has more elements than the INP buffer: the hardware reads wrong weights")
+    if config.board.only not in (None, config.name):
+        wrong.append(f"the design for {config.target} is {config.board.only}, not {config.name}")
     largest = max(config.inp_bytes, config.wgt_bytes, config.acc_bytes)
     if largest > _PAGE:
         wrong.append(f"an element has {largest} bytes, {_PAGE} at most")

@@ -192,7 +192,7 @@ def transfer_fields() -> list[Field]:
 
 
 def _loops(config: Config) -> list[Field]:
-    lu = config.log_uops
+    lu = config.uop_bits
     parts = (("reset", 1), ("uop_begin", lu), ("uop_end", lu + 1), ("loop_0", 14), ("loop_1", 14))
     return _HEAD + _packed(0, 7, *parts)
 

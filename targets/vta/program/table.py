@@ -19,14 +19,15 @@ from e2compile.targets.vta.isa.instructions import Words
 from e2compile.targets.vta.program.cost import Cost
 
 TABLE, STREAMS = "program/vta.json", "program/vta.safetensors"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a stream for a group: where its weights and sums lie in the operator's buffers, in bytes."""
+    """Streams that make some of a group's sums, one after another: where those and their weights lie in the
+    operator's buffers, in bytes."""
 
-    stream: int
+    streams: tuple[int, ...]
     wgt: int
     wgt_bytes: int
     out: int
@@ -62,6 +63,24 @@ def convolution(content: dict[str, Any]) -> Convolution:
     return Convolution(**values)
 
 
+def phase(what: str) -> str:
+    """What an operator computes, as people say it."""
+    return what.replace("_", " ")
+
+
+def words(conv: Convolution) -> str:
+    """16->32 3x3 /2 @32x32: channels, kernel, stride, pixels of x."""
+    kernel, stride = (f"{a}x{b}" for a, b in (conv.kernel, conv.stride))
+    parts = [f"{conv.in_channels}->{conv.out_channels}", kernel]
+    if conv.stride != (1, 1):
+        parts.append(f"/{conv.stride[0]}" if conv.stride[0] == conv.stride[1] else f"/{stride}")
+    if conv.dilation != (1, 1):
+        parts.append(f"dilation {conv.dilation[0]}x{conv.dilation[1]}")
+    if conv.groups > 1:
+        parts.append(f"groups {conv.groups}")
+    return " ".join([*parts, f"@{conv.height}x{conv.width}"])
+
+
 @dataclass(frozen=True)
 class Binary:
     """A stream as words: instructions uint64 [n, 2], with addresses counted from its buffers, and uops."""
@@ -79,7 +98,7 @@ class Table:
 
     def cost(self, operator: Operator) -> Cost:
         """Of an operator's runs for one group."""
-        return sum((self.streams[run.stream].cost for run in operator.runs), Cost())
+        return sum((self.streams[i].cost for run in operator.runs for i in run.streams), Cost())
 
     @cached_property
     def call(self) -> str:
@@ -115,13 +134,15 @@ def read(folder: Path) -> Table:
         content, arrays = json.loads(path.read_text()), load_file(folder / STREAMS)
         if content["schema"] != SCHEMA:
             raise UsageError(f"{path} has schema {content['schema']}, this version reads {SCHEMA}")
-        operators = tuple(
-            Operator(**(o | {"runs": tuple(Run(**run) for run in o["runs"])})) for o in content["operators"]
-        )
+        operators = tuple(Operator(**(o | {"runs": _runs(o["runs"])})) for o in content["operators"])
         streams = tuple(_binary(arrays, number, Cost(**c)) for number, c in enumerate(content["streams"]))
         return Table(configs.parse(content["config"], str(path)), operators, streams)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} cannot be read: compile the program again") from error
+
+
+def _runs(content: list[dict[str, Any]]) -> tuple[Run, ...]:
+    return tuple(Run(**(run | {"streams": tuple(run["streams"])})) for run in content)
 
 
 def _binary(arrays: dict[str, NDArray[Any]], number: int, cost: Cost) -> Binary:

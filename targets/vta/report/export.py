@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,14 +18,14 @@ from e2compile.targets.vta.device.driver import Bytes, Driver
 from e2compile.targets.vta.device.interface import PAGE
 from e2compile.targets.vta.isa.instructions import placed
 from e2compile.targets.vta.isa.stream import INP, OUT, UOP, WGT, bases
-from e2compile.targets.vta.program.table import Operator, Run
+from e2compile.targets.vta.program.table import Binary, Operator, Run
 
 if TYPE_CHECKING:
     from e2compile.runtime.program import Program
 
 BASE = 0x1000
 IMAGE, EXPECTED, RUNS = "image.bin", "expected.bin", "runs.json"
-SCHEMA = 1
+SCHEMA = 2
 _END = 1 << 32  # DRAM addresses have 32 bits
 
 
@@ -136,28 +136,35 @@ class Exporter:
 
     def watch(self, operator: Operator, run: Run, inp: Bytes, wgt: Bytes, out: Bytes) -> None:
         """Take a run's buffers and what it gave. Only sums are written by it, so only they are its own."""
-        stream = self.table.streams[run.stream]
         addresses = {
-            UOP: self.image.share(_bytes(stream.uops)),
             INP: self.image.share(inp),
             WGT: self.image.share(wgt),
             OUT: self.image.add(np.zeros(out.size, np.uint8)),
         }
-        words = placed(stream.instructions, bases(self.table.config, addresses))
-        sizes = {UOP: stream.uops.nbytes, INP: inp.size, WGT: wgt.size, OUT: out.size}
+        sizes = {INP: inp.size, WGT: wgt.size, OUT: out.size}
+        streams = [self.table.streams[number] for number in run.streams]
         self.runs.append(
             {
                 "name": operator.name,
                 "what": operator.what,
                 "workload": operator.workload,
-                "instructions": {"address": self.image.share(_bytes(words)), "count": len(words)},
+                "streams": [self._stream(stream, addresses) for stream in streams],
                 "buffers": {n: {"address": addresses[n], "bytes": sizes[n]} for n in addresses},
                 "expected": {"offset": self.end, "bytes": out.size},
-                "cycles": stream.cost.cycles,
             }
         )
         self.expected.append(out.copy())
         self.end += out.size
+
+    def _stream(self, stream: Binary, addresses: Mapping[str, int]) -> dict[str, Any]:
+        """Where a stream's instructions and micro-ops lie, for a run with its buffers at those addresses."""
+        uop = self.image.share(_bytes(stream.uops))
+        words = placed(stream.instructions, bases(self.table.config, {**addresses, UOP: uop}))
+        return {
+            "instructions": {"address": self.image.share(_bytes(words)), "count": len(words)},
+            "uop": {"address": uop, "bytes": stream.uops.nbytes},
+            "cycles": stream.cost.cycles,
+        }
 
     def write(self, folder: Path) -> None:
         """Write the image, the expected sums and the list of runs."""

@@ -11,7 +11,7 @@ from e2compile.lower.workload import Convolution
 from e2compile.targets.vta.analysis.timing import LATENCIES
 from e2compile.targets.vta.isa.config import Config
 from e2compile.targets.vta.program.cost import Cost
-from e2compile.targets.vta.program.table import Operator, Table
+from e2compile.targets.vta.program.table import Operator, Table, phase, words
 
 REPORT = "report/fpga.json"
 SCHEMA = 2
@@ -126,12 +126,12 @@ def _row(operator: Operator, table: Table, calls: Calls) -> Row:
     conv = operator.conv
     return Row(
         name=operator.name,
-        phase=_phase(operator.what),
+        phase=phase(operator.what),
         text=words(conv),
         workload=operator.workload,
         calls=_of(operator.name, calls),
         groups=operator.groups,
-        runs=len(operator.runs) * operator.groups,
+        runs=sum(len(run.streams) for run in operator.runs) * operator.groups,
         each=Figures.of(useful_macs(conv), table.cost(operator) * operator.groups, table.config),
     )
 
@@ -140,7 +140,7 @@ def _host(item: Left, calls: Calls) -> HostRow:
     conv = item.conv
     return HostRow(
         name=item.name,
-        phase=_phase(item.what),
+        phase=phase(item.what),
         text=words(conv),
         workload=asdict(conv),
         calls=_of(item.name, calls),
@@ -159,23 +159,6 @@ def _total(rows: Iterable[Row], function: str, config: Config) -> Figures:
         times = row.calls.get(function, 0)
         macs, total = macs + row.each.macs * times, total + row.each.cost * times
     return Figures.of(macs, total, config)
-
-
-def _phase(what: str) -> str:
-    return what.replace("_", " ")
-
-
-def words(conv: Convolution) -> str:
-    """16->32 3x3 /2 @32x32: channels, kernel, stride, pixels of x."""
-    kernel, stride = (f"{a}x{b}" for a, b in (conv.kernel, conv.stride))
-    parts = [f"{conv.in_channels}->{conv.out_channels}", kernel]
-    if conv.stride != (1, 1):
-        parts.append(f"/{conv.stride[0]}" if conv.stride[0] == conv.stride[1] else f"/{stride}")
-    if conv.dilation != (1, 1):
-        parts.append(f"dilation {conv.dilation[0]}x{conv.dilation[1]}")
-    if conv.groups > 1:
-        parts.append(f"groups {conv.groups}")
-    return " ".join([*parts, f"@{conv.height}x{conv.width}"])
 
 
 def useful_macs(conv: Convolution) -> int:

@@ -16,6 +16,7 @@ from e2compile.targets.vta.schedule.nest import IDLE
 from e2compile.targets.vta.schedule.ranges import Range, cut, pieces, sizes
 from e2compile.targets.vta.schedule.work import Accumulation
 
+_TRIED = 3  # shapes of tiles of which streams are made and timed
 _PIECES = (1, 2, 4)
 # Slots of a scratchpad that is too small for all, besides those in use.
 _MORE_SLOTS = 2
@@ -71,17 +72,23 @@ class Tile:
         return max(self.bands(work, taps).used for taps in cut(len(work.taps), self.taps))
 
 
-def promising(work: Accumulation, config: Config, most: int) -> list[Tile]:
-    """The tiles that seem fastest. Raises UsageError if the scratchpads are too small for any."""
+def candidates(work: Accumulation, config: Config) -> Iterator[Tile]:
+    """Tiles to make streams of and to time. Raises UsageError if the scratchpads are too small for any."""
+    for shape in _promising(work, config):
+        yield from _in_pieces(config, shape)
+
+
+def _promising(work: Accumulation, config: Config) -> list[Tile]:
+    """The shapes of tiles that seem fastest."""
     for taps in ([len(work.taps)], sizes(len(work.taps))):
         fitting = (t for shape in _shapes(work, config, taps) for t in _slotted(work, config, shape))
-        found = heapq.nsmallest(most, fitting, key=lambda tile: _cycles(work, config, tile))
+        found = heapq.nsmallest(_TRIED, fitting, key=lambda tile: _cycles(work, config, tile))
         if found:
             return found
-    raise UsageError(f"the scratchpads of {config.name} are too small for any part of {work}")
+    raise UsageError(f"the scratchpads of {config.name} are too small for any part of it")
 
 
-def in_pieces(config: Config, tile: Tile) -> list[Tile]:
+def _in_pieces(config: Config, tile: Tile) -> list[Tile]:
     """The tile in several numbers of pieces."""
     result = []
     for count in _PIECES:

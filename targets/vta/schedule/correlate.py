@@ -2,41 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 from math import prod
 
 from e2compile.targets.vta.analysis.footprint import DISTANCE
 from e2compile.targets.vta.isa.config import Config
 from e2compile.targets.vta.isa.instructions import Memory
-from e2compile.targets.vta.isa.stream import INP, OUT, WGT, Stream
-from e2compile.targets.vta.schedule import correlate_tile, estimate, pipeline
+from e2compile.targets.vta.schedule import pipeline
 from e2compile.targets.vta.schedule.correlate_tile import Tile, window
 from e2compile.targets.vta.schedule.emit import Box, Emitter, Scratchpad, Slot
 from e2compile.targets.vta.schedule.nest import Axis, Nest
-from e2compile.targets.vta.schedule.pipeline import Epilogue, Part, Piece
+from e2compile.targets.vta.schedule.pipeline import Part, Piece
 from e2compile.targets.vta.schedule.ranges import Block, Range, cut, pieces
 from e2compile.targets.vta.schedule.work import Correlation
-
-# Shapes of tiles of which streams are made and timed, for the fastest.
-_TRIED = 4
-
-
-@lru_cache(maxsize=256)
-def stream(work: Correlation, config: Config, tile: Tile | None = None, epilogue: Epilogue = ()) -> Stream:
-    """A stream that runs the work, with the fastest of some tiles if none is given."""
-    if tile is not None:
-        return _emitted(work, config, tile, epilogue)
-    shapes = correlate_tile.promising(work, config, _TRIED)
-    tiles = (tile for shape in shapes for tile in correlate_tile.in_pieces(work, config, shape))
-    return estimate.fastest((_emitted(work, config, tile, epilogue) for tile in tiles), config)
-
-
-def _emitted(work: Correlation, config: Config, tile: Tile, epilogue: Epilogue) -> Stream:
-    schedule = _Schedule(work, config, tile)
-    pipeline.run(schedule.emitter, schedule.tiles(), epilogue, tile.acc_slots > 1)
-    sizes = {INP: prod(work.inp_shape), WGT: prod(work.wgt_shape), OUT: prod(work.out_shape)}
-    return schedule.emitter.finish(sizes)
 
 
 @dataclass(frozen=True)
@@ -48,7 +26,9 @@ class _Chunk:
     taps: Range
 
 
-class _Schedule:
+class Schedule:
+    """Tiles of the work, and the emitter that takes their instructions."""
+
     def __init__(self, work: Correlation, config: Config, tile: Tile) -> None:
         self.work = work
         self.tile = tile
@@ -56,6 +36,7 @@ class _Schedule:
         self.inps = Scratchpad(self.emitter, Memory.INP, tile.inp_elements(work), tile.inp_slots)
         self.wgts = Scratchpad(self.emitter, Memory.WGT, tile.wgt_elements, tile.wgt_slots)
         self.accs = self.emitter.slots(Memory.ACC, tile.piece_elements, tile.acc_slots * tile.pieces)
+        self.has_halves = tile.acc_slots > 1
 
     def tiles(self) -> Iterator[pipeline.Tile]:
         work, tile = self.work, self.tile

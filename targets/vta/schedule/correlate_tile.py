@@ -15,7 +15,8 @@ from e2compile.targets.vta.schedule.emit import MOST_SLOTS, Box
 from e2compile.targets.vta.schedule.ranges import Range, cut, pieces, reach, sizes
 from e2compile.targets.vta.schedule.work import Correlation
 
-_MOST_PIECES = 4
+_TRIED = 4  # shapes of tiles of which streams are made and timed
+_PIECES = (1, 2, 3)
 # Slots of a scratchpad that is too small for all: one in use, the others loading.
 _SLOTS = 4
 
@@ -73,14 +74,20 @@ def window(work: Correlation, taps: Range, rows: Range, columns: Range) -> tuple
     return high, wide
 
 
-def promising(work: Correlation, config: Config, most: int) -> list[Tile]:
-    """The tiles that seem fastest. Raises UsageError if the scratchpads are too small for any."""
+def candidates(work: Correlation, config: Config) -> Iterator[Tile]:
+    """Tiles to make streams of and to time. Raises UsageError if the scratchpads are too small for any."""
+    for shape in _promising(work, config):
+        yield from _in_pieces(work, config, shape)
+
+
+def _promising(work: Correlation, config: Config) -> list[Tile]:
+    """The shapes of tiles that seem fastest."""
     for taps in ([len(work.taps)], sizes(len(work.taps))):
         fitting = (t for shape in _shapes(work, taps) for t in _slotted(work, config, shape))
-        found = heapq.nsmallest(most, fitting, key=lambda tile: _cycles(work, config, tile))
+        found = heapq.nsmallest(_TRIED, fitting, key=lambda tile: _cycles(work, config, tile))
         if found:
             return found
-    raise UsageError(f"the scratchpads of {config.name} are too small for any part of {work}")
+    raise UsageError(f"the scratchpads of {config.name} are too small for any part of it")
 
 
 def _shapes(work: Correlation, taps: list[int]) -> Iterator[Tile]:
@@ -111,16 +118,17 @@ def _slotted(work: Correlation, config: Config, tile: Tile) -> Iterator[Tile]:
     )
 
 
-def in_pieces(work: Correlation, config: Config, tile: Tile) -> list[Tile]:
-    """The tile in pieces: with as many as give each plane time to leave, and one more."""
+def _in_pieces(work: Correlation, config: Config, tile: Tile) -> list[Tile]:
+    """The tile in several numbers of pieces, first those that give each plane time to leave: more of them
+    wait less, fewer have longer DMA rows."""
     _, chunks, _ = _counts(work, tile)
     result = []
-    for count in range(1, _MOST_PIECES + 1):
+    for count in _PIECES:
         parts = replace(tile, pieces=count)
         accs = (1 << config.log_accs) // (count * parts.piece_elements)
         if accs and len(pieces(parts.whole, count)) == count:
             result.append(replace(parts, acc_slots=min(accs, 2)))
-    return [tile for tile in result if work.passes * chunks * tile.pieces >= work.planes][:2] or result[-1:]
+    return sorted(result, key=lambda tile: work.passes * chunks * tile.pieces < work.planes)
 
 
 def _counts(work: Correlation, tile: Tile) -> tuple[int, int, int]:

@@ -1,19 +1,16 @@
 """Orders in which the three stages may run encoded instructions, for the simulator to run them in."""
 
-from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from e2compile.errors import DeviceError
-from e2compile.targets.vta.analysis.order import QUEUE
+from e2compile.targets.vta.analysis.order import LINKS, NEIGHBOURS, Link, Walk
 from e2compile.targets.vta.isa.instructions import Memory, Opcode, Stage, Words, transfer_fields
 
 LOAD_FIRST = (Stage.LOAD, Stage.COMPUTE, Stage.STORE)
 STORE_FIRST = (Stage.STORE, Stage.COMPUTE, Stage.LOAD)
-
-_NAMES = ("load", "compute", "store")
 
 
 def execution_order(words: Words, first: Sequence[Stage] | None = None) -> NDArray[np.int32]:
@@ -32,17 +29,14 @@ def execution_order(words: Words, first: Sequence[Stage] | None = None) -> NDArr
         raise DeviceError(f"the stream has {finishes or 'no'} FINISH, not one")
     if heads.opcodes[order[-1]] != Opcode.FINISH:
         raise DeviceError(f"instruction {order[-1]} can run after FINISH, when the host no longer waits")
-    left = [_link(link) for link, number in enumerate(heads.balance) if number]
+    left = [_name(link) for link, number in enumerate(heads.balance) if number]
     if left:
         raise DeviceError(f"tokens {', '.join(left)} are left over: the next run would start with them")
     return order
 
 
 class _Heads:
-    """What the heads of all instructions say: opcodes, stages, and tokens taken from and put into links.
-
-    A link is a queue of tokens: 0 and 1 lead from a stage to the next, 2 and 3 back.
-    """
+    """What the heads of all instructions say: opcodes, stages, and the links they pop from and push to."""
 
     def __init__(self, words: Words) -> None:
         fields = {f.name: f for f in transfer_fields()}
@@ -57,21 +51,19 @@ class _Heads:
         self.stages = np.full(len(words), Stage.COMPUTE, np.int64)
         self.stages[(self.opcodes == Opcode.LOAD) & is_input] = Stage.LOAD
         self.stages[self.opcodes == Opcode.STORE] = Stage.STORE
-        tokens = {name: values(name) == 1 for name in ("pop_prev", "pop_next", "push_prev", "push_next")}
-        prev, following = tokens["pop_prev"] | tokens["push_prev"], tokens["pop_next"] | tokens["push_next"]
-        lost = (self.stages == Stage.LOAD) & prev | (self.stages == Stage.STORE) & following
-        if lost.any():
-            raise DeviceError(f"instruction {np.argmax(lost)} has a token for a stage that does not exist")
-        self.pops = np.zeros((len(words), 4), bool)
-        self.pushes = np.zeros((len(words), 4), bool)
-        for stage in Stage:
-            own = self.stages == stage
-            if stage > Stage.LOAD:
-                self.pops[:, stage - 1] |= own & tokens["pop_prev"]
-                self.pushes[:, stage + 1] |= own & tokens["push_prev"]
-            if stage < Stage.STORE:
-                self.pops[:, stage + 2] |= own & tokens["pop_next"]
-                self.pushes[:, stage] |= own & tokens["push_next"]
+        self.pops = np.zeros((len(words), len(LINKS)), bool)
+        self.pushes = np.zeros((len(words), len(LINKS)), bool)
+        pops = [(values(f"pop_{side}") == 1, self.pops) for side in ("prev", "next")]
+        pushes = [(values(f"push_{side}") == 1, self.pushes) for side in ("prev", "next")]
+        for stage, neighbours in NEIGHBOURS.items():
+            for link, (flags, links) in zip(neighbours, (*pops, *pushes), strict=True):
+                used = (self.stages == stage) & flags
+                if link is not None:
+                    links[:, link] |= used
+                elif used.any():
+                    raise DeviceError(
+                        f"instruction {np.argmax(used)} has a token for a stage that does not exist"
+                    )
 
     @property
     def balance(self) -> list[int]:
@@ -86,44 +78,29 @@ class _Heads:
 
 
 def _by_tokens(heads: _Heads, first: Sequence[Stage] | None) -> NDArray[np.int32]:
-    stages = heads.stages.tolist()
-    pops = [np.flatnonzero(row).tolist() for row in heads.pops]
-    pushes = [np.flatnonzero(row).tolist() for row in heads.pushes]
-    tokens = [0] * 4
-    queues: list[deque[int]] = [deque() for _ in Stage]
+    stages = [Stage(stage) for stage in heads.stages.tolist()]
+    pops, pushes = ([np.flatnonzero(row).tolist() for row in links] for links in (heads.pops, heads.pushes))
+    walk = Walk(stages, pops, pushes)
     order: list[int] = []
-    fetched = 0
     while len(order) < len(stages):
-        while fetched < len(stages) and len(queues[stages[fetched]]) < QUEUE:
-            queues[stages[fetched]].append(fetched)
-            fetched += 1
-        ready = [stage for stage in Stage if queues[stage] and all(tokens[t] for t in pops[queues[stage][0]])]
+        ready = [stage for stage in first or Stage if walk.can_start(stage)]
         if not ready:
-            raise DeviceError(_deadlock(queues, pops, tokens, len(stages) - fetched))
-        if first is None:
-            stage = min(ready, key=lambda stage: queues[stage][0])
-        else:
-            stage = next(stage for stage in first if stage in ready)
-        number = queues[stage].popleft()
-        for link in pops[number]:
-            tokens[link] -= 1
-        for link in pushes[number]:
-            tokens[link] += 1
-        order.append(number)
+            raise DeviceError(_deadlock(walk, pops, len(stages) - walk.fetched))
+        stage = ready[0] if first else min(ready, key=lambda stage: walk.queues[stage][0])
+        order.append(walk.start(stage)[0])
     return np.array(order, np.int32)
 
 
-def _deadlock(queues: list[deque[int]], pops: list[list[int]], tokens: list[int], waiting: int) -> str:
+def _deadlock(walk: Walk, pops: Sequence[Sequence[Link]], unfetched: int) -> str:
     heads = [
-        f"instruction {queue[0]} for {' and '.join(_link(t) for t in pops[queue[0]] if not tokens[t])}"
-        for queue in queues
+        f"instruction {queue[0]} for {' and '.join(_name(t) for t in pops[queue[0]] if not walk.tokens[t])}"
+        for queue in walk.queues.values()
         if queue
     ]
-    full = f", with {waiting} more behind a full queue" if waiting else ""
+    full = f", with {unfetched} more behind a full queue" if unfetched else ""
     return f"the stream stops, waiting for tokens: {', '.join(heads)}{full}"
 
 
-def _link(link: int) -> str:
-    stage = link % 2
-    near, far = _NAMES[stage], _NAMES[stage + 1]
-    return f"{near} to {far}" if link < 2 else f"{far} to {near}"
+def _name(link: Link) -> str:
+    source, destination = LINKS[link]
+    return f"{source.name.lower()} to {destination.name.lower()}"

@@ -35,7 +35,7 @@ def _pair(width: int) -> st.SearchStrategy[tuple[int, int]]:
 
 
 def instructions(config: Config) -> st.SearchStrategy[Instruction]:
-    lu, li, lw, la = config.log_uops, config.log_inps, config.log_wgts, config.log_accs
+    lu, li, lw, la = config.uop_bits, config.log_inps, config.log_wgts, config.log_accs
     uops, loops = st.tuples(_bits(lu), _bits(lu + 1)), _pair(14)
     size, pads = _bits(16), st.tuples(*[_bits(4)] * 4)
     memories = st.sampled_from(list(Memory))

@@ -171,6 +171,12 @@ def test_blocks_limit_transfers() -> None:
     assert "it ends at block 8 of the buffer for OUT, which has 7" in reports[0]
 
 
+def test_the_chisel_design_holds_fewer_micro_ops() -> None:
+    text = with_line(4, "gemm uops=0:2049 pop=prev push=prev")
+    reports = violations(assemble("\n".join(text)), UOPS, named("de10nano"))
+    assert any("4: " in report and "it ends at micro-op 2049 of 2048" in report for report in reports)
+
+
 def test_a_full_queue_that_nothing_empties_is_reported() -> None:
     waits = ["load uop pop=prev"] + ["load uop"] * QUEUE
     load, end = "load inp push=next", "finish"

@@ -1,52 +1,18 @@
 """An exported step, read by its description alone and run by the second interpreter, gives what it says."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import e2compile
 from e2compile.errors import UsageError
 from e2compile.runtime.program import Program
-from e2compile.targets.vta.isa.config import parse
 from e2compile.targets.vta.report.export import export
 from tests.commands import run
 from tests.small import contents
-from tests.targets.vta.interpreter import Interpreter
+from tests.targets.vta.report.step import Step
 from tests.targets.vta.tiny import batch
-
-
-class Step:
-    """An exported step, as docs/export-vta.md describes it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.content = json.loads((folder / "runs.json").read_text())
-        assert self.content["schema"] == 1
-        self.config = parse(self.content["config"], "runs.json")
-        image = np.fromfile(folder / self.content["image"], np.uint8)
-        self.expected = np.fromfile(folder / self.content["expected"], np.uint8)
-        self.memory = np.zeros(self.content["base"] + image.size, np.uint8)
-        self.memory[self.content["base"] :] = image
-
-    def bytes(self, run: dict[str, Any], name: str) -> NDArray[np.uint8]:
-        """A buffer of a run's."""
-        buffer = run["buffers"][name]
-        return self.memory[buffer["address"] :][: buffer["bytes"]]
-
-    def differing(self) -> list[str]:
-        """The runs that do not give what is expected."""
-        wrong = []
-        for item in self.content["runs"]:
-            start, count = item["instructions"]["address"], item["instructions"]["count"]
-            words = self.memory[start : start + 16 * count].view(np.uint64).reshape(count, 2)
-            Interpreter(self.config, self.memory).run(words)
-            first, size = item["expected"]["offset"], item["expected"]["bytes"]
-            if not np.array_equal(self.bytes(item, "out"), self.expected[first : first + size]):
-                wrong.append(item["name"])
-        return wrong
 
 
 @pytest.fixture(scope="module")

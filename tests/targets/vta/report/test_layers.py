@@ -16,7 +16,8 @@ from e2compile.targets.vta.isa.config import named
 from e2compile.targets.vta.isa.instructions import Alu, AluOp, Finish, Gemm, Memory, Tokens, Transfer, Uop
 from e2compile.targets.vta.isa.stream import Stream
 from e2compile.targets.vta.program.cost import Cost, cost
-from e2compile.targets.vta.report.layers import REPORT, Figures, Report, read, useful_macs, words
+from e2compile.targets.vta.program.table import words
+from e2compile.targets.vta.report.layers import REPORT, Figures, Report, read, useful_macs
 from tests.commands import run
 from tests.targets.vta.tiny import batch
 

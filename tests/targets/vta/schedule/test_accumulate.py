@@ -1,6 +1,7 @@
 """Streams of accumulations: exact, within VTA's rules, and close to what the array can do."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 from e2compile.errors import UsageError
 from e2compile.targets.vta.analysis.timing import timing
 from e2compile.targets.vta.isa import config
-from e2compile.targets.vta.schedule import accumulate
+from e2compile.targets.vta.schedule.accumulate import Schedule
 from e2compile.targets.vta.schedule.accumulate_tile import Tile
+from e2compile.targets.vta.schedule.scheduler import emitted, streams
 from e2compile.targets.vta.schedule.work import Accumulation, Taps
 from tests.targets.vta.works import assert_exact, kernel, small
 
@@ -50,14 +52,14 @@ WORKS = {
 @pytest.mark.parametrize("vta", [PYNQ, FOUR], ids=lambda vta: vta.name)
 @pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)
 def test_is_exact(work: Accumulation, vta: config.Config) -> None:
-    assert_exact(work, accumulate.stream(work, vta), vta)
+    assert_exact(work, streams(work, vta), vta)
 
 
 @pytest.mark.parametrize("passes", [2, 3])
 @pytest.mark.parametrize("name", ["one product", "matrix", "odd", "five", "more sums than accumulators"])
 def test_is_exact_with_gradients_of_several_bytes(name: str, passes: int) -> None:
     work = replace(WORKS[name], passes=passes, planes=4)
-    assert_exact(work, accumulate.stream(work, PYNQ), PYNQ)
+    assert_exact(work, streams(work, PYNQ), PYNQ)
 
 
 SMALL = small(PYNQ, uop=6, inp=9, wgt=12, acc=10)
@@ -80,12 +82,12 @@ SMALL = small(PYNQ, uop=6, inp=9, wgt=12, acc=10)
 )
 def test_is_exact_in_small_scratchpads(work: Accumulation, passes: int) -> None:
     work = replace(work, passes=passes)
-    assert_exact(work, accumulate.stream(work, SMALL), SMALL)
+    assert_exact(work, streams(work, SMALL), SMALL)
 
 
 def test_reads_what_lies_in_a_border() -> None:
     work = Accumulation(5, 2, 12, 9, 7, 5, ((2, 1), (2, 3), (4, 1)), (1, 1), 3)
-    assert_exact(work, accumulate.stream(work, PYNQ), PYNQ)
+    assert_exact(work, streams(work, PYNQ), PYNQ)
 
 
 @pytest.mark.parametrize("keeps", [False, True])
@@ -93,12 +95,12 @@ def test_reads_what_lies_in_a_border() -> None:
 def test_runs_a_tile_that_is_given(keeps: bool, outputs_first: bool) -> None:
     work = gradient(8, 3, (10, 9), kernel(3))
     tile = Tile(9, 4, 2, 4, 3, 9, keeps, 2, outputs_first, inp_slots=6, wgt_slots=3)
-    assert_exact(work, accumulate.stream(work, PYNQ, tile), PYNQ)
+    assert_exact(work, emitted(partial(Schedule, work, PYNQ, tile)), PYNQ)
 
 
 def test_a_scratchpad_without_room_for_any_part_is_refused() -> None:
     with pytest.raises(UsageError, match="too small"):
-        accumulate.stream(WORKS["odd"], small(PYNQ, acc=6))
+        streams(WORKS["odd"], small(PYNQ, acc=6))
 
 
 LAYERS = {
@@ -112,5 +114,6 @@ LAYERS = {
 
 @pytest.mark.parametrize(("work", "most"), LAYERS.values(), ids=LAYERS)
 def test_compute_rarely_waits_in_layers_of_resnet20(work: Accumulation, most: float) -> None:
-    found = timing(accumulate.stream(work, PYNQ).instructions, PYNQ)
+    (stream,) = streams(work, PYNQ)
+    found = timing(stream.instructions, PYNQ)
     assert found.total < most * found.bound

@@ -1,6 +1,7 @@
 """Streams of correlations: exact, within VTA's rules, and close to what the array can do."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +11,9 @@ from e2compile.errors import UsageError
 from e2compile.targets.vta.analysis.timing import timing
 from e2compile.targets.vta.isa import config
 from e2compile.targets.vta.isa.instructions import AluOp, Memory, Transfer
-from e2compile.targets.vta.schedule import correlate
+from e2compile.targets.vta.schedule.correlate import Schedule
 from e2compile.targets.vta.schedule.correlate_tile import Tile
+from e2compile.targets.vta.schedule.scheduler import emitted, streams
 from e2compile.targets.vta.schedule.work import Correlation, Taps
 from tests.targets.vta.works import assert_exact, kernel, operands, run, small, sums
 
@@ -61,14 +63,14 @@ WORKS = {
 @pytest.mark.parametrize("vta", [PYNQ, FOUR], ids=lambda vta: vta.name)
 @pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)
 def test_is_exact(work: Correlation, vta: config.Config) -> None:
-    assert_exact(work, correlate.stream(work, vta), vta)
+    assert_exact(work, streams(work, vta), vta)
 
 
 @pytest.mark.parametrize("passes", [2, 3])
 @pytest.mark.parametrize("name", ["one product", "matrix", "odd", "five", "more weights than fit"])
 def test_is_exact_with_inputs_of_several_bytes(name: str, passes: int) -> None:
     work = replace(WORKS[name], passes=passes, planes=4)
-    assert_exact(work, correlate.stream(work, PYNQ), PYNQ)
+    assert_exact(work, streams(work, PYNQ), PYNQ)
 
 
 SMALL = small(PYNQ, uop=6, inp=9, wgt=12, acc=10)
@@ -92,26 +94,26 @@ SMALL = small(PYNQ, uop=6, inp=9, wgt=12, acc=10)
 )
 def test_is_exact_in_small_scratchpads(work: Correlation, passes: int) -> None:
     work = replace(work, passes=passes)
-    assert_exact(work, correlate.stream(work, SMALL), SMALL)
+    assert_exact(work, streams(work, SMALL), SMALL)
 
 
 def test_reads_what_lies_in_a_border() -> None:
     work = Correlation(2, 1, 2, 9, 8, 4, 5, ((2, 1), (2, 3), (4, 1)), (1, 1), 3)
-    assert_exact(work, correlate.stream(work, PYNQ), PYNQ)
+    assert_exact(work, streams(work, PYNQ), PYNQ)
 
 
 def test_micro_ops_that_do_not_fit_are_loaded_again() -> None:
     work = convolution(4, 4, (8, 8), kernel(3), images=2)
     few = small(PYNQ, uop=7)
-    stream = correlate.stream(work, few)
+    (stream,) = streams(work, few)
     loads = [i for i in stream.instructions if isinstance(i, Transfer) and i.memory is Memory.UOP]
     assert len([i for i in loads if not i.is_idle]) > 1
-    assert_exact(work, stream, few)
+    assert_exact(work, [stream], few)
 
 
 def test_a_scratchpad_without_room_for_any_part_is_refused() -> None:
     with pytest.raises(UsageError, match="too small"):
-        correlate.stream(WORKS["odd"], small(PYNQ, acc=6))
+        streams(WORKS["odd"], small(PYNQ, acc=6))
 
 
 def test_runs_a_tile_and_an_epilogue_that_are_given() -> None:
@@ -119,7 +121,8 @@ def test_runs_a_tile_and_an_epilogue_that_are_given() -> None:
     tile = Tile(outputs=2, images=1, height=4, width=9, inputs=1, taps=9)
     epilogue = ((AluOp.SHR, 8), (AluOp.ADD, 3), (AluOp.MAX, 0), (AluOp.MIN, 127))
     inp, wgt = operands(work, PYNQ)
-    out = run(correlate.stream(work, PYNQ, tile, epilogue), PYNQ, inp, wgt, work.out_shape)
+    begin = partial(Schedule, work, PYNQ, tile)
+    out = run(emitted(begin, epilogue), PYNQ, inp, wgt, work.out_shape)
     assert (out[0] == ((sums(work, inp, wgt) >> 8) + 3).clip(0, 127)).all()
 
 
@@ -134,12 +137,14 @@ LAYERS = {
 
 @pytest.mark.parametrize("work", LAYERS.values(), ids=LAYERS)
 def test_compute_rarely_waits_in_layers_of_resnet20(work: Correlation) -> None:
-    found = timing(correlate.stream(work, PYNQ).instructions, PYNQ)
+    (stream,) = streams(work, PYNQ)
+    found = timing(stream.instructions, PYNQ)
     assert found.total < 1.05 * found.bound
 
 
 @pytest.mark.parametrize("work", LAYERS.values(), ids=LAYERS)
 def test_compute_rarely_waits_between_two_passes(work: Correlation) -> None:
     twice = replace(work, passes=2, planes=4)
-    found = timing(correlate.stream(twice, PYNQ).instructions, PYNQ)
+    (stream,) = streams(twice, PYNQ)
+    found = timing(stream.instructions, PYNQ)
     assert found.total < 1.08 * found.bound

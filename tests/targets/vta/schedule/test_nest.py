@@ -76,3 +76,12 @@ def test_a_convolution_takes_two_loops_and_few_micro_ops() -> None:
 def test_a_buffer_of_too_few_micro_ops_is_refused() -> None:
     with pytest.raises(UsageError, match="too small"):
         plans(Nest((Axis(2, dst=1), Axis(5, src=1)), ((0, 0, 0),), IDLE), 2)
+
+
+@pytest.mark.parametrize("long", [Axis(17_000, src=1), Axis(17_000, dst=3, src=1)])
+def test_a_loop_longer_than_a_field_holds_becomes_several(long: Axis) -> None:
+    nest = Nest((Axis(3, dst=1, wgt=1), long), ((IDLE, 0, 0),), 0)
+    found = plans(nest, 8192)
+    assert all(axis.extent < 1 << 14 for plan in found for axis in plan.loops)
+    assert all(len(plan.uops) <= 8192 for plan in found)
+    assert Counter(step for plan in found for step in executed(plan)) == Counter(products(nest))
