@@ -1,55 +1,21 @@
 """What a Program's step costs, before its passes and after them: its counted work, priced by a table."""
 
 import json
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from e2compile.energy import prices
-from e2compile.energy.prices import TIME, Line, Table, Tag
-from e2compile.energy.work import STEP, Amounts, Item, Work, from_rows
+from e2compile.energy.cashier import Cashier, Share, Side
+from e2compile.energy.prices import Tag
+from e2compile.energy.work import STEP, Work, from_rows
 from e2compile.errors import UsageError
 from e2compile.runtime import manifest as manifests
+from e2compile.runtime.fit import Executed
 from e2compile.targets import FPGA, find
-from e2compile.targets.vta.report import REPORT
+from e2compile.targets.vta import report
 
 WORK = "report/work.json"
-DEVICE = "time.device"
-# What an accelerator does: its operators by the graph's.
-_PRODUCT = "mac.int8"
-_OPERATORS = {
-    "e2.integer_convolution": "forward",
-    "e2.integer_input_gradient": "input gradient",
-    "e2.integer_weight_gradient": "weight gradient",
-}
-
-
-@dataclass(frozen=True)
-class Share:
-    """What of something is executed, how that is known and from where."""
-
-    value: float
-    tag: Tag
-    source: str
-
-
-@dataclass(frozen=True)
-class Side:
-    """A scheduled step's joules and seconds: `lines` by quantity with prices, the rest joules by label.
-
-    All of them are modelled, whatever the tags of the prices: so are the amounts.
-    """
-
-    joules: float
-    seconds: float
-    device_seconds: float
-    lines: tuple[Line, ...]
-    phases: dict[str, float]
-    layers: dict[str, float]
-    places: dict[str, float]
-    tag: Tag = Tag.MODELLED
 
 
 @dataclass(frozen=True)
@@ -88,33 +54,27 @@ def bill(folder: Path, table: str | None = None, run: str | None = None) -> Bill
     Shares that are executed are those of a run, or what is expected. Raises UsageError for a table that lacks
     a price, for a run that is not there, and for a folder that is no Program of this version.
     """
-    manifest = manifests.read(folder)
-    is_fpga = manifest.target == FPGA.name
-    manifests.check(manifest, folder, (WORK, *[REPORT] * is_fpga))
-    content = json.loads((folder / WORK).read_text())
-    array = _Array.of(folder) if is_fpga else None
-    target = find(manifest.target)
-    own = target.prices if array is None else target.prices.with_stem(array.board)
-    shares = {name: Share(v, Tag(tag), source) for name, (v, tag, source) in content["shares"].items()}
+    counted = _Counted.of(folder, table)
+    shares, cashier = counted.shares, counted.cashier
     done = None if run is None else _results(folder, run)
     if done is not None:
-        shares |= _executed(done, run or "")
-    after = from_rows(content["after"])
-    cashier = _Cashier(
-        prices.find(table, own),
-        {name: share.value for name, share in shares.items()},
-        {} if array is None else array.seconds(after),
-    )
+        shares = shares | _executed(done, run or "")
+    known = {name: share.value for name, share in shares.items()}
+
+    def executed(rows: Any) -> Work:
+        return from_rows(rows).at(known)
+
+    content = counted.content
     return Bill(
-        manifest.target,
+        counted.target,
         cashier.table.name,
         cashier.table.about,
         shares,
-        cashier.side(from_rows(content["before"])),
-        cashier.side(after),
-        tuple((name, cashier.joules(from_rows(rows))) for name, rows in content["stages"]),
-        cashier.joules(from_rows(content["evaluation"])),
-        "" if array is None else array.source,
+        cashier.side(executed(content["before"])),
+        cashier.side(counted.after.at(known)),
+        tuple((name, cashier.joules(executed(rows))) for name, rows in content["stages"]),
+        cashier.joules(executed(content["evaluation"])),
+        counted.device,
         None
         if done is None
         else Run(run or "", done["steps_scheduled"], done["steps_executed"], done["seconds"]),
@@ -122,84 +82,64 @@ def bill(folder: Path, table: str | None = None, run: str | None = None) -> Bill
 
 
 @dataclass(frozen=True)
-class _Cashier:
-    """Prices work: shares filled in, seconds modelled, `device` of them for an operator's product there."""
+class Spent:
+    """Joules of a run so far: its executed work, as the program counts it, priced by a table."""
 
-    table: Table
-    shares: dict[str, float]
-    device: dict[str, float]
+    joules: float
+    training: float
+    evaluation: float
+    table: str
+    tag: Tag = Tag.MODELLED
+    counts: str = "planned"
 
-    def amounts(self, work: Work) -> Amounts:
-        """The work's quantities with its seconds. The host waits while an accelerator works."""
-        executed = work.at(self.shares)
-        counted = executed.totals()
-        device = sum(self.device.get(i.operator, 0) * i.amounts.get(_PRODUCT, 0) for i in executed.items)
-        host = sum(line.total for line in self.table.time(counted)) if TIME in self.table.prices else 0
-        timed = {TIME: host + device, DEVICE: device} if TIME in self.table.prices else {}
-        return counted | {quantity: seconds for quantity, seconds in timed.items() if seconds}
 
-    def joules(self, work: Work) -> float:
-        return self.table.joules(self.amounts(work))
+class Meter:
+    """Prices a Program's runs while they go on; reading it takes microseconds.
 
-    def side(self, work: Work) -> Side:
-        amounts = self.amounts(work)
+    Raises UsageError as `bill` does.
+    """
 
-        def by(key: Callable[[Item], str]) -> dict[str, float]:
-            return {label: self.joules(part) for label, part in work.by(key).items()}
+    def __init__(self, folder: Path, table: str | None = None) -> None:
+        counted = _Counted.of(folder, table)
+        self.table = counted.cashier.table.name
+        self._shares = {name: share.value for name, share in counted.shares.items()}
+        self._step = counted.cashier.terms(counted.after)
+        self._evaluation = counted.cashier.terms(from_rows(counted.content["evaluation"]))
 
-        return Side(
-            self.table.joules(amounts),
-            amounts.get(TIME, 0.0),
-            amounts.get(DEVICE, 0.0),
-            self.table.bill(amounts),
-            by(lambda item: item.phase),
-            by(lambda item: item.module or "the step"),
-            by(lambda item: item.where),
-        )
+    def spent(self, work: Executed) -> Spent:
+        """The joules of what a run has executed."""
+        shares = self._shares | work.shares | {STEP: work.steps / max(work.scheduled, 1)}
+        training = work.scheduled * self._step.at(shares)
+        evaluation = work.evaluated * self._evaluation.at(shares)
+        return Spent(training + evaluation, training, evaluation, self.table)
 
 
 @dataclass(frozen=True)
-class _Array:
-    """An FPGA program's array: cycles of its operators in a step in which everything is executed.
+class _Counted:
+    """A Program's counted work, what of it is expected to be executed, and who prices it."""
 
-    `shares` are those of each operator's products that the array does; the host's others are taken to be as
-    fast.
-    """
-
-    board: str
-    clock_hz: float
-    cycles: Counter[str]
-    shares: dict[str, float]
-    source: str
+    target: str
+    content: dict[str, Any]
+    shares: dict[str, Share]
+    after: Work
+    cashier: Cashier
+    device: str
 
     @staticmethod
-    def of(folder: Path) -> "_Array":
-        content = json.loads((folder / REPORT).read_text())
-        cycles, done, left = Counter[str](), Counter[str](), Counter[str]()
-        for row in content["rows"]:
-            calls = row["calls"].get("step", 0)
-            cycles[row["phase"]] += calls * row["each"]["cost"]["cycles"]
-            done[row["phase"]] += calls * row["each"]["macs"]
-        for row in content["host"]:
-            left[row["phase"]] += row["calls"].get("step", 0) * row["macs"]
-        shares = {phase: macs / (macs + left[phase]) for phase, macs in done.items() if macs}
-        source = f"the cycle model of the streams; a read's latency: {content['latency_source']}"
-        return _Array(content["board"], content["clock_hz"], cycles, shares, source)
-
-    def seconds(self, work: Work) -> dict[str, float]:
-        """Seconds of one product of each of the graph's operators, on average over a step.
-
-        Raises UsageError for operators of which the array does nothing: their time is not known.
-        """
-        parts = work.at(dict.fromkeys(work.symbols, 1.0)).by(lambda item: item.operator)
-        known = {name: phase for name, phase in _OPERATORS.items() if name in parts}
-        missing = [name for name, phase in known.items() if phase not in self.shares]
-        if missing:
-            raise UsageError(f"the host does all {', '.join(missing)}: there is no time for these products")
-        return {
-            name: self.cycles[phase] / self.clock_hz / (self.shares[phase] * parts[name].totals()[_PRODUCT])
-            for name, phase in known.items()
-        }
+    def of(folder: Path, table: str | None) -> "_Counted":
+        manifest = manifests.read(folder)
+        is_fpga = manifest.target == FPGA.name
+        manifests.check(manifest, folder, (WORK, *[report.REPORT] * is_fpga))
+        content = json.loads((folder / WORK).read_text())
+        array = report.array(report.read(folder)) if is_fpga else None
+        target = find(manifest.target)
+        own = target.prices if array is None else target.prices.with_stem(array.board)
+        shares = {name: Share(v, Tag(tag), source) for name, (v, tag, source) in content["shares"].items()}
+        after = from_rows(content["after"])
+        cashier = Cashier(prices.find(table, own), {} if array is None else array.seconds(after))
+        return _Counted(
+            manifest.target, content, shares, after, cashier, "" if array is None else array.source
+        )
 
 
 def _results(folder: Path, run: str) -> dict[str, Any]:

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
 from e2compile import __version__, cli_energy, display, load
-from e2compile.arguments import Address, Flag, Json, Output, Positive, Seed
+from e2compile.arguments import Address, Flag, Json, Output, Positive, Seed, Settings
 from e2compile.collector import paused
 from e2compile.errors import E2CompileError, MissingError, UsageError
 
@@ -52,7 +52,7 @@ app = App(
 )
 
 
-for verb in (cli_energy.energy, cli_energy.measure, cli_energy.calibrate):
+for verb in (cli_energy.estimate, cli_energy.energy, cli_energy.measure, cli_energy.calibrate):
     app.command(verb)
 
 
@@ -64,7 +64,7 @@ def compile_model(
     target: str = "cpu",
     passes: str | None = None,
     preset: str = "default",
-    settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = (),
+    settings: Settings = (),
     output: Output = None,
     seed: Seed = 0,
     train: Positive | None = None,
@@ -99,7 +99,7 @@ def compile_model(
 
     chosen, output = parse_passes(passes, settings, preset), output or _default_output(model)
     find(target)
-    with phases.shown(model):
+    with display.working(f"compiling {model}"):
         task = load_task(model, init)
         graph = capture_task(task).apply(*chosen)
         phases.mark("imported and captured")
@@ -157,11 +157,13 @@ def train(
 
 def _train(program: "Program", data: Any, options: "Options", hint: Sequence[str] | None) -> "Results":
     """Train with progress. `hint` are the arguments that say the same on the command line."""
+    from e2compile.bill import Meter
     from e2compile.runtime.fit import Run
 
-    run = Run(program, data, options)
+    meter = Meter(program.folder)
+    run = Run(program, data, options, lambda executed: asdict(meter.spent(executed)))
     display.say(f"{options.run}: {run.dataset.name}, {len(run.train):,} training images, {run.total:,} steps")
-    progress = display.Training(program.batch_size)
+    progress = display.Training(program.batch_size, lambda: meter.spent(run.executed()))
     try:
         with progress.shown():
             results = run.go(progress)

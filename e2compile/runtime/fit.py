@@ -64,6 +64,17 @@ class Event:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Executed:
+    """What a run has executed so far: steps of those scheduled, evaluated batches, and by name the share of
+    samples that each gated block ran for and of executed steps in which a layer fell back."""
+
+    scheduled: int
+    steps: int
+    evaluated: int
+    shares: dict[str, float]
+
+
 @dataclass
 class Results:
     """What a run gave; `results.json` and `--json` hold these fields.
@@ -72,7 +83,7 @@ class Results:
     `predicted` the share of each convolution's weights whose sign was sure, `fallback` the share of steps in
     which the rest of its product ran, `errors` that of predicted signs that were wrong, where measured.
     `modelled_device_seconds` is what a cycle model says that the device took for the executed steps; None for
-    a program without a device.
+    a program without a device. `energy` is what the run's `price` says of all that it executed.
     """
 
     steps_scheduled: int
@@ -89,6 +100,7 @@ class Results:
     errors: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     modelled_device_seconds: float | None = None
+    energy: dict[str, Any] | None = None
 
 
 def resolve(data: Any, program: Program) -> Dataset:
@@ -122,10 +134,19 @@ def evaluate(program: Program, split: Source, augment: Augment | None) -> Evalua
 
 
 class Run:
-    """One training run of a program, written to `runs/<name>/` of its folder."""
+    """One training run of a program, written to `runs/<name>/` of its folder.
 
-    def __init__(self, program: Program, data: Any, options: Options) -> None:
-        self.program, self.options = program, options
+    `price` says for the results what was executed has cost.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        data: Any,
+        options: Options,
+        price: Callable[[Executed], dict[str, Any]] | None = None,
+    ) -> None:
+        self.program, self.options, self.price = program, options, price
         self.dataset = resolve(data, program)
         self.augment = Augment.of(self.dataset)
         self.train, self.validation = split_validation(self.dataset.train, options.validation, program.seed)
@@ -233,6 +254,15 @@ class Run:
         sums = self.progress.counters.items()
         return {name.removesuffix(suffix): total / steps for name, total in sums if name.endswith(suffix)}
 
+    def executed(self, tested: bool = False) -> Executed:
+        """What was executed so far, the test at the end among it where it is `tested`."""
+        size = self.program.batch_size
+        evaluated = len(self.progress.history) * -(-len(self.validation) // size)
+        if tested:
+            evaluated += -(-len(self.dataset.test) // size)
+        shares = self._mean(".executed", size) | self._mean(".fallback") if self.progress.executed else {}
+        return Executed(self.progress.position, self.progress.executed, evaluated, shares)
+
     def _epoch(self) -> None:
         """Evaluate on the held-out part and keep the best state."""
         score = evaluate(self.program, self.validation, self.augment)
@@ -272,6 +302,7 @@ class Run:
             errors=self._mean(".errors"),
             history=list(self.progress.history),
             modelled_device_seconds=self.progress.counters.get(_DEVICE),
+            energy=None if self.price is None else self.price(self.executed(tested=True)),
         )
         (self.folder / "results.json").write_text(json.dumps(vars(results), indent=1) + "\n")
         return results

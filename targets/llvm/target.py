@@ -11,6 +11,7 @@ from e2compile.targets.llvm.machine import Machine, host
 if TYPE_CHECKING:
     from tvm import IRModule
 
+    from e2compile.graph import StepGraph
     from e2compile.pipeline import TrainingGraph
     from e2compile.targets.llvm.kernels import LlvmKernels
 
@@ -42,6 +43,9 @@ class LlvmTarget:
 
     def prepare(self, graph: "TrainingGraph") -> "TrainingGraph":
         return graph
+
+    def array(self, step: "StepGraph") -> None:  # noqa: ARG002 - the protocol's
+        return None
 
     def build(self, module: "IRModule", path: Path) -> None:
         """Compile and link `module` to a shared library. Raises MissingError without a linker."""

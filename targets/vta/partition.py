@@ -7,6 +7,7 @@ from typing import Any
 from tvm import IRModule, tirx
 from tvm.tirx import PrimFunc
 
+from e2compile.lower.workload import Convolution
 from e2compile.targets.vta import accumulate, correlate, geometry, isa, offload
 from e2compile.targets.vta import kernels as noted
 from e2compile.targets.vta.check import check
@@ -27,9 +28,9 @@ def partition(module: IRModule, config: Config) -> tuple[IRModule, Table]:
         for variable, kernel in module.functions_items()
         if isinstance(kernel, PrimFunc) and (plan := _plan(kernel, config)) is not None
     }
-    streams = _Streams(config)
+    streams = Streams(config)
     operators = [
-        _operator(str(variable.name_hint), kernel, plan, streams)
+        operator(str(variable.name_hint), str(kernel.attrs[noted.WHAT]), plan, streams)
         for variable, (kernel, plan) in found.items()
     ]
     table = Table(config, tuple(operators), tuple(streams.binaries))
@@ -42,14 +43,19 @@ def partition(module: IRModule, config: Config) -> tuple[IRModule, Table]:
 def _plan(kernel: PrimFunc, config: Config) -> Plan | None:
     if not kernel.attrs or noted.WHAT not in kernel.attrs:
         return None
-    what, conv = str(kernel.attrs[noted.WHAT]), noted.workload(kernel)
+    gated = bool(kernel.attrs[noted.GATED])
+    return planned(str(kernel.attrs[noted.WHAT]), noted.workload(kernel), gated, config)
+
+
+def planned(what: str, conv: Convolution, gated: bool, config: Config) -> Plan | None:
+    """How the array does a contraction; None where it cannot."""
     if what == noted.WEIGHT_GRADIENT:
         return geometry.weight_gradient(conv, config)
     plan = geometry.forward if what == noted.FORWARD else geometry.input_gradient
-    return plan(conv, config, bool(kernel.attrs[noted.GATED]))
+    return plan(conv, config, gated)
 
 
-class _Streams:
+class Streams:
     """The streams of a table, one for each distinct work."""
 
     def __init__(self, config: Config) -> None:
@@ -78,7 +84,8 @@ def compiled(work: Work, config: Config) -> Stream:
     return stream
 
 
-def _operator(name: str, kernel: PrimFunc, plan: Plan, streams: _Streams) -> Operator:
+def operator(name: str, what: str, plan: Plan, streams: Streams) -> Operator:
+    """An operator of a table, its streams among the others."""
     config, conv = streams.config, plan.conv
     runs, wgt, out = [], 0, 0
     works = [part.work for part in plan.parts] if isinstance(plan, Gather) else [plan.work]
@@ -90,7 +97,7 @@ def _operator(name: str, kernel: PrimFunc, plan: Plan, streams: _Streams) -> Ope
     group = plan.images if isinstance(plan, Gather) else config.block
     return Operator(
         name=name,
-        what=str(kernel.attrs[noted.WHAT]),
+        what=what,
         workload=asdict(conv),
         groups=-(-conv.batch // group),
         inp_bytes=prod(works[0].inp_shape) * config.inp_bytes,
