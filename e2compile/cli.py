@@ -52,7 +52,13 @@ app = App(
 )
 
 
-for verb in (cli_energy.estimate, cli_energy.energy, cli_energy.measure, cli_energy.calibrate):
+for verb in (
+    cli_energy.estimate,
+    cli_energy.compare,
+    cli_energy.energy,
+    cli_energy.measure,
+    cli_energy.calibrate,
+):
     app.command(verb)
 
 

@@ -1,6 +1,6 @@
 """How energy looks on the command line: fits with their errors, bills with their prices."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -13,11 +13,14 @@ from e2compile.display import joules
 if TYPE_CHECKING:
     from e2compile.bill import Bill, Side
     from e2compile.budget import Way
+    from e2compile.compare import Comparison
     from e2compile.energy.calibrate import Calibration
     from e2compile.energy.fit import Errors, Fit
     from e2compile.energy.prices import Figure
     from e2compile.estimate import Estimate, Range
     from e2compile.measure import Part
+    from e2compile.runtime.fit import Event, Run
+    from e2compile.runtime.program import Program
 
 _WIDTH = 140  # at least: a line that a terminal breaks can still be read, one that is cut cannot
 _LAYERS = 12
@@ -128,6 +131,42 @@ def ways(found: "Sequence[Way]", budget: float) -> None:
     )
     display.say(
         "learns best, no cost model knows: train them (e2compile compare), and fewer epochs beside them."
+    )
+
+
+def running(variant: str, program: "Program", run: "Run") -> "Callable[[Event], None]":
+    """Lines for the runs of a comparison: one an epoch."""
+    display.say(f"{variant}, seed {program.seed}: {len(run.train):,} training images, {run.total:,} steps")
+
+    def watch(event: "Event") -> None:
+        if event.position % run.loader.steps_per_epoch == 0 or event.position == event.total:
+            scored = "" if event.accuracy is None else f"  validation accuracy {event.accuracy:.2%}"
+            display.say(f"  step {event.position:,} of {event.total:,}{scored}  {event.seconds:.0f} s")
+
+    return watch
+
+
+def compared(found: "Comparison") -> None:
+    """The variants beside each other."""
+    grid = _grid(
+        "", "test accuracy", "each seed", "test loss", "joules", "of plain", "seconds", "steps executed"
+    )
+    plain = found.rows[0]
+    for row in found.rows:
+        each = " ".join("none" if a is None else f"{a:.2%}" for a in row.accuracies)
+        grid.add_row(
+            row.variant,
+            "none" if row.accuracy is None else f"{row.accuracy:.2%}",
+            each,
+            f"{row.test_loss:.4f}",
+            joules(row.joules),
+            f"{row.joules / plain.joules:.1%}",
+            f"{row.seconds:.1f}",
+            f"{row.steps:,.0f}",
+        )
+    _show(grid, f"{', '.join(found.passes)} on {found.target}, {found.epochs} epochs: means over seeds")
+    display.say(
+        f"joules: executed work, modelled ({found.table}); seconds: measured here, with data and evaluation"
     )
 
 

@@ -20,6 +20,7 @@ FLOORS = {
     "e2compile.bill": 6,
     "e2compile.budget": 6,
     "e2compile.cache": 6,
+    "e2compile.compare": 6,
     "e2compile.compiler": 6,
     "e2compile.counting": 6,
     "e2compile.doctor": 6,
