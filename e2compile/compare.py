@@ -125,7 +125,7 @@ def _row(variant: str, found: Sequence[Training]) -> Row:
 
 
 def plot(found: Comparison, path: Path) -> bool:
-    """Draw validation accuracy against joules so far, a line a run. False where matplotlib is not installed."""
+    """Draw validation accuracy against joules so far, a line a run. False without matplotlib."""
     if importlib.util.find_spec("matplotlib") is None:
         return False
     from matplotlib.figure import Figure
