@@ -11,13 +11,14 @@ import pytest
 import torch
 
 import e2compile
-from e2compile.bill import bill
-from e2compile.budget import ways
+from e2compile.bill import Meter, bill
+from e2compile.budget import Way, ways
+from e2compile.energy import prices
 from e2compile.errors import UsageError
 from e2compile.estimate import Estimate, estimate, quote
 from e2compile.passes import BatchDrop, LayerGate
 from e2compile.pipeline import TrainingGraph, capture, capture_task
-from e2compile.runtime.fit import Run
+from e2compile.runtime.fit import Options, Run
 from e2compile.targets import CPU
 from e2compile.task import load_task
 from tests import models
@@ -28,6 +29,7 @@ from tests.steps import images
 # As good as never and always: the probability of another draw is e^-60.
 CERTAIN = 60.0
 SAMPLES = 4
+TABLE = prices.find(None, CPU.prices)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def test_expected_is_between_best_and_worst(found: Estimate) -> None:
 
 
 def test_lengths_are_those_of_a_run(found: Estimate, program_copy: Path) -> None:
-    trained = Run(e2compile.load(program_copy), None, e2compile.runtime.fit.Options())
+    trained = Run(e2compile.load(program_copy), None, Options())
     assert found.length is not None
     assert found.totals is not None
     assert found.length.steps * found.length.epochs == trained.total
@@ -107,13 +109,11 @@ def test_expected_joules_are_the_executed_ones_where_gates_are_forced(
     program.restore(arrays)
     program.rates = np.zeros_like(program.rates)
     x, y = images((40, 1, 8, 8))
-    from e2compile.bill import Meter
-
     meter, name = Meter(folder), f"forced{share:g}".replace(".", "_")
     trained = Run(
         program,
         (x.numpy(), y.numpy()),
-        e2compile.runtime.fit.Options(steps=16, run=name),
+        Options(steps=16, run=name),
         lambda executed: vars(meter.spent(executed)),
     )
     results = trained.go()
@@ -133,7 +133,7 @@ def test_expected_joules_are_the_executed_ones_where_gates_are_forced(
 
 def test_a_gated_blocks_products_by_hand(gated: tuple[TrainingGraph, Path]) -> None:
     """4 to 8 channels at stride 2 and 8 to 8 on 4 x 4 pixels: forward, and both gradients."""
-    work = quote(gated[0].step, CPU, e2compile.energy.prices.find(None, CPU.prices)).work
+    work = quote(gated[0].step, CPU, TABLE).work
     open_, closed = (work.at({"slu.0": share}).totals()["mac.float32"] for share in (1.0, 0.0))
     assert open_ - closed == 3 * SAMPLES * 16 * 8 * 9 * (4 + 8)
 
@@ -153,8 +153,6 @@ def test_a_way_costs_what_its_settings_cost(graph: TrainingGraph) -> None:
 
 
 def test_a_way_that_is_worse_in_something_and_better_in_nothing_is_beaten() -> None:
-    from e2compile.budget import Way
-
     way = Way("a", 1.0, 0.4, 0.5, 1.0, "float32", 0)
     assert way.beats(replace(way, work=0.9))
     assert way.beats(replace(way, rank=1))
