@@ -4,7 +4,8 @@
 
 The head of the gates is set so that each sample runs each block with one probability, whatever its pixels.
 `plain` is the same network without gates, `without blocks` the network with its gated blocks taken out:
-what the step costs where nothing of them runs at all. Rounds of all shares alternate.
+what the step costs where nothing of them runs at all. Rounds of all shares alternate. Last the calls of the
+regions' kernels are timed one by one where no sample lives, the instrument's own time with them.
 """
 
 import argparse
@@ -97,6 +98,36 @@ def measure(programs: dict[str, Program], size: int, rounds: int) -> dict[str, d
     }
 
 
+def idle_regions(program: Program, size: int, rounds: int) -> dict[str, float]:
+    """How many calls of a step run over lists of live samples; their seconds together, median of rounds."""
+    arrays = tuple(t.numpy() for t in nets.batch(size))
+    lists: set[tuple[str, int]] = set()
+    seconds: list[float] = []
+    began = 0.0
+
+    def note(_: Any, name: str, before: bool, __: Any, *arguments: Any) -> None:
+        nonlocal began
+        integers = {
+            (str(a.shape), a.data_ptr()) for a in arguments if str(getattr(a, "dtype", "")) == "int32"
+        }
+        if name.startswith("live_samples_of"):
+            lists.update(integers)
+        elif before:
+            began = time.perf_counter()
+        elif lists & integers:
+            seconds.append(time.perf_counter() - began)
+
+    totals = []
+    program.library.machine.set_instrument(note)
+    for _ in range(rounds):
+        lists.clear()
+        seconds.clear()
+        program.execute(arrays)
+        totals.append(sum(seconds))
+    program.library.machine.set_instrument(lambda *_: None)
+    return {"calls": len(seconds), "seconds": statistics.median(totals)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -123,10 +154,13 @@ def main() -> None:
             f"{name:15s} executed {row['executed']:6.1%} {1e3 * row['median_seconds']:8.2f} ms,"
             f" of the gated blocks' full time {row['share_of_blocks_time']:6.1%}"
         )
+    idle = idle_regions(programs["0%"], options.batch, options.rounds)
+    share = idle["seconds"] / rows["plain"]["median_seconds"]
+    print(f"regions at 0%: {idle['calls']} calls, {1e3 * idle['seconds']:.2f} ms, {share:.2%} of plain")
     memory = {"plain": planned(programs["plain"]), "gated": planned(base)}
     print(f"planned bytes {memory}, {memory['gated'] / memory['plain']:.3f}")
     if options.json:
-        content = {"machine": machine.describe(), "rows": rows, "planned_bytes": memory}
+        content = {"machine": machine.describe(), "rows": rows, "idle_regions": idle, "planned_bytes": memory}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -3,22 +3,31 @@
 import datetime
 import platform
 import sys
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 
 from e2compile.runtime.engine import cores
 
 
 def describe() -> dict[str, str | int]:
-    """Processor, cores, versions, date and the command line."""
+    """Processor, cores, versions of what is installed, date and the command line."""
+    installed = {item.name: item.version for item in distributions()}
     return {
         "processor": _processor(),
         "cores": cores(),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "apache-tvm", "numpy")},
+        **{name: installed[name] for name in ("torch", "apache-tvm", "numpy") if name in installed},
         "date": datetime.date.today().isoformat(),
-        "command": "python " + " ".join(sys.argv),
+        "command": "python " + " ".join(map(_anywhere, sys.argv)),
     }
+
+
+def _anywhere(argument: str) -> str:
+    """An argument as it is, but for a path of this machine's own."""
+    path = Path(argument)
+    if not path.is_absolute():
+        return argument
+    return "DIR" if path.is_dir() else "FILE"
 
 
 def _processor() -> str:

@@ -75,12 +75,7 @@ def main() -> None:
     }
     print(row)
     if options.json:
-        command = (
-            f"python benchmarks/short_run.py --data DIR --model {options.model} --passes {options.passes}"
-            f" --target {options.target} --batch {options.batch} --steps {options.steps}"
-            f" --rate {options.rate}"
-        )
-        content = {"machine": machine.describe() | {"command": command}, **row}
+        content = {"machine": machine.describe(), **row}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 

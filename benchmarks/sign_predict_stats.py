@@ -103,12 +103,6 @@ def study(graph: TrainingGraph, preset: Any, train: Sequence[Batch], held: Seque
     return {"settings": vars(PRESETS[preset]), "loss": [losses[0], losses[-1]], "layers": layers}
 
 
-def _command(options: argparse.Namespace) -> str:
-    """As it was called, but for the folder, which is this machine's own."""
-    sizes = f"--steps {options.steps} --batches {options.batches} --size {options.size}"
-    return f"python benchmarks/sign_predict_stats.py --data DIR {sizes}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True)
@@ -125,7 +119,7 @@ def main() -> None:
     plain = Runner(graph.step, start(graph))
     losses = [float(plain(batch)["loss loss"]) for batch in train]
     results: dict[str, Any] = {
-        "machine": machine.describe() | {"command": _command(options)},
+        "machine": machine.describe(),
         "network": "resnet20",
         "batch": options.size,
         "steps": options.steps,

@@ -18,7 +18,9 @@ from typing import Any
 
 import machine
 import nets
+import numpy as np
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 
 import e2compile
 from e2compile.passes import BatchDrop, LayerGate, SignPredict
@@ -33,10 +35,11 @@ RATE, SIGN_RATE = 0.1, 0.03
 
 @dataclass(frozen=True)
 class Variant:
-    """Passes, and the scheduled length as a share of the study's epochs."""
+    """Passes, the scheduled length as a share of the study's epochs, and where averaging starts."""
 
     passes: tuple[Pass, ...] = ()
     length: float = 1.0
+    swa_start: float | None = None
 
     @property
     def rate(self) -> float:
@@ -62,19 +65,31 @@ VARIANTS = {
     "psg hardware never": Variant((SignPredict(fallback="never"),)),
     "psg hardware element": Variant((SignPredict(fallback="element"),)),
     "psg hardware max": Variant((SignPredict(scale="max"),)),
+    "psg hardware averaged": Variant((SignPredict(fallback="layer"),), swa_start=0.8),
     "psg paper": Variant((SignPredict(preset="paper"),)),
     "all": Variant((BatchDrop(), gated(0.4), SignPredict())),
     "all at 4/3": Variant((BatchDrop(), gated(0.4), SignPredict()), 4 / 3),
 }
 
 
+def stepped_schedule(optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
+    """A tenth of the rate after a half and three quarters."""
+    return torch.optim.lr_scheduler.MultiStepLR(optimizer, [epochs // 2, epochs * 3 // 4])
+
+
+def averaging_schedule(optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
+    """A third of the rate, that of E2-Train's script with weight averaging: flat, linear, flat."""
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda epoch: float(np.interp(epoch / epochs, [0.4, 0.72], [1, 1 / 3]))
+    )
+
+
 def task(variant: Variant, seed: int, epochs: int) -> e2compile.TrainingGraph:
     module = nets.net("resnet20", seed)
     optimizer = torch.optim.SGD(module.parameters(), lr=variant.rate, momentum=0.9, weight_decay=1e-4)
-    milestones = [epochs // 2, epochs * 3 // 4]
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones)
+    schedule = averaging_schedule if variant.swa_start is not None else stepped_schedule
     graph = e2compile.capture(
-        module, nets.batch(BATCH), optimizer=optimizer, schedule=schedule, epochs=epochs
+        module, nets.batch(BATCH), optimizer=optimizer, schedule=schedule(optimizer, epochs), epochs=epochs
     )
     return graph.apply(*variant.passes)
 
@@ -82,7 +97,7 @@ def task(variant: Variant, seed: int, epochs: int) -> e2compile.TrainingGraph:
 def run(variant: Variant, seed: int, epochs: int, data: str) -> dict[str, Any]:
     epochs = max(1, round(epochs * variant.length))
     program = e2compile.compile(task(variant, seed, epochs), seed=seed, verify=False)
-    results = Run(program, data, Options()).go()
+    results = Run(program, data, Options(swa_start=variant.swa_start)).go()
     return asdict(results) | {
         "epochs": epochs,
         "rate": variant.rate,

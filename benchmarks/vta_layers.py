@@ -1,27 +1,32 @@
 """Modelled times of single layers on a VTA, against the published ones, and how busy the array is.
 
-    python benchmarks/vta_layers.py [--config pynq] [--gradient-bytes 1] [--json FILE]
+    python benchmarks/vta_layers.py [--config pynq] [--json FILE]
 
 First the ten convolutions of ResNet-18 that the authors measured on a Pynq at 100 MHz, one image, in July
 2019 (TopHub vta_v0.10): with the tiles that they were measured with, and with our own. Then the layers of
-ResNet-20 for 16 images in one stream, forward, input and weight gradient, whose sums leave as byte planes.
+ResNet-20 for 16 images, forward, input and weight gradient, as the target compiles them.
 """
 
 import argparse
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import machine
 
-from e2compile.targets.vta import accumulate, config, correlate
-from e2compile.targets.vta.config import Config
-from e2compile.targets.vta.correlate_tile import Tile
-from e2compile.targets.vta.isa import AluOp, Stage
-from e2compile.targets.vta.stream import Stream
-from e2compile.targets.vta.timing import LATENCIES, timing
-from e2compile.targets.vta.work import Accumulation, Correlation, Taps, Work
+from e2compile.lower.workload import Convolution
+from e2compile.targets.vta.analysis.timing import LATENCIES, Timing, timing
+from e2compile.targets.vta.host import geometry
+from e2compile.targets.vta.isa import config
+from e2compile.targets.vta.isa.config import Config
+from e2compile.targets.vta.isa.instructions import AluOp, Stage
+from e2compile.targets.vta.isa.stream import Stream
+from e2compile.targets.vta.schedule.correlate import Schedule
+from e2compile.targets.vta.schedule.correlate_tile import Tile
+from e2compile.targets.vta.schedule.scheduler import emitted, streams
+from e2compile.targets.vta.schedule.work import Correlation, Taps, Work
 
 # Pixels a side, channels in and out, kernel, stride, milliseconds; then the tile: rows, columns, blocks of 16
 # input and output channels. Two tiles are in flight, of output blocks or of rows.
@@ -63,20 +68,6 @@ def blocks(channels: int) -> int:
     return -(-channels // BLOCK)
 
 
-def planes(terms: int, passes: int) -> int:
-    """Bytes of the largest sum of products of a signed byte and a number of `passes` signed bytes."""
-    return -(-((terms << 14 + 8 * (passes - 1)).bit_length() + 1) // 8)
-
-
-def convolution(
-    channels: int, outputs: int, size: int, taps: Taps, stride: int, passes: int = 1
-) -> Correlation:
-    """To `size` pixels a side, with the border stored."""
-    stored = (size - 1) * stride + max(map(max, taps)) + 1
-    counts = blocks(channels), blocks(outputs), IMAGES, stored, stored, size, size
-    return Correlation(*counts, taps, (stride, stride), planes(channels * len(taps), passes), passes)
-
-
 def published(vta: Config) -> Iterator[dict[str, Any]]:
     for side, channels, outputs, size, stride, measured, *shape in PUBLISHED:
         out = -(-side // stride)
@@ -86,9 +77,9 @@ def published(vta: Config) -> Iterator[dict[str, Any]]:
         tile = Tile(some_outputs, 1, rows, columns, inputs, len(taps))
         # The runtime of then loaded each row of a tile by itself: so does a stream for rows that lie apart.
         apart = Correlation(*sizes, 2 * stored + 64, out, out, taps, (stride, stride), 1)
-        theirs = timing(correlate.stream(apart, vta, tile, EPILOGUE).instructions, vta)
+        theirs = _timed(emitted(partial(Schedule, apart, vta, tile), EPILOGUE), vta)
         work = Correlation(*sizes, stored, out, out, taps, (stride, stride), 1)
-        ours = timing(correlate.stream(work, vta, epilogue=EPILOGUE).instructions, vta)
+        ours = _timed(streams(work, vta, EPILOGUE), vta)
         yield {
             "layer": f"{side}x{side} {channels}-{outputs} k{size} s{stride}",
             "measured_ms": measured,
@@ -97,42 +88,22 @@ def published(vta: Config) -> Iterator[dict[str, Any]]:
         }
 
 
-def works(
-    channels: int, outputs: int, side: int, size: int, stride: int, passes: int = 1
-) -> dict[str, list[Work]]:
-    """Forward, input gradient (a class of pixels for each parity) and weight gradient of 16 images."""
-    taps, out = kernel(size), side // stride
-    forward = convolution(channels, outputs, out, taps, stride)
-    parities: list[Work] = [
-        convolution(outputs, channels, out, subset, 1, passes)
-        for subset in ([taps] if stride == 1 else _parities(size))
-    ]
-    pixels = Accumulation(
-        channels,
-        blocks(outputs),
-        *forward.inp_shape[2:],
-        out,
-        out,
-        taps,
-        (stride, stride),
-        planes(16 * out * out, passes),
-        passes,
-    )
-    return {"forward": [forward], "input gradient": parities, "weight gradient": [pixels]}
+def works(layer: Convolution, vta: Config) -> dict[str, list[Work]]:
+    """As the target makes them of 16 images: several for an input gradient, one for each parity."""
+    gathers = {"forward": geometry.forward(layer, vta), "input gradient": geometry.input_gradient(layer, vta)}
+    found: dict[str, list[Work]] = {kind: [p.work for p in g.parts] for kind, g in gathers.items() if g}
+    gradient = geometry.weight_gradient(layer, vta)
+    return found | ({"weight gradient": [gradient.work]} if gradient else {})
 
 
-def _parities(size: int) -> list[Taps]:
-    """Taps that reach the pixels of each parity of rows and columns, for a stride of two."""
-    halves = [-(-size // 2), size // 2]
-    return [tuple((i, j) for i in range(a) for j in range(b)) for a in halves for b in halves if a and b]
-
-
-def busy(vta: Config, passes: int) -> Iterator[dict[str, Any]]:
+def busy(vta: Config) -> Iterator[dict[str, Any]]:
     for name, (count, channels, outputs, side, size, stride) in RESNET20.items():
-        for kind, parts in works(channels, outputs, side, size, stride, passes).items():
+        sizes, steps, border = (size, size), (stride, stride), (size // 2, size // 2)
+        layer = Convolution(IMAGES, side, side, channels, outputs, sizes, steps, border)
+        for kind, parts in works(layer, vta).items():
             if name == "first" and kind == "input gradient":
                 continue
-            found = [timing(_stream(work, vta).instructions, vta) for work in parts]
+            found = [_timed(streams(work, vta), vta) for work in parts]
             total = sum(part.total for part in found)
             yield {
                 "layer": name,
@@ -148,8 +119,10 @@ def busy(vta: Config, passes: int) -> Iterator[dict[str, Any]]:
             }
 
 
-def _stream(work: Work, vta: Config) -> Stream:
-    return correlate.stream(work, vta) if isinstance(work, Correlation) else accumulate.stream(work, vta)
+def _timed(found: tuple[Stream, ...], vta: Config) -> Timing:
+    """Of a work that takes one stream."""
+    (stream,) = found
+    return timing(stream.instructions, vta)
 
 
 def main() -> None:
@@ -158,7 +131,6 @@ def main() -> None:
         name for name in config.names() if (config.named(name).batch, config.named(name).block) == (1, 16)
     ]
     parser.add_argument("--config", choices=alike, default="pynq", help="for ResNet-20")
-    parser.add_argument("--gradient-bytes", type=int, choices=(1, 2), default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     layers = list(published(config.named("pynq")))
@@ -172,7 +144,7 @@ def main() -> None:
     print(f"mean absolute error {error:.1%}; " + ", ".join(f"{k} {v:.2f}" for k, v in sums.items()))
 
     vta = config.named(options.config)
-    rows = list(busy(vta, options.gradient_bytes))
+    rows = list(busy(vta))
     print(f"\nResNet-20, {IMAGES} images, {options.config}: shares of all cycles")
     print(f"{'layer':11} {'':15} {'cycles':>8} of bound   GEMM    ALU useful   load  store")
     for row in rows:
@@ -187,7 +159,6 @@ def main() -> None:
             "mean_absolute_error": error,
             "published": layers,
             "config": options.config,
-            "gradient_bytes": options.gradient_bytes,
             "resnet20": rows,
         }
         content = {"machine": machine.describe(), **content}

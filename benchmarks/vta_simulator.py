@@ -15,11 +15,22 @@ from pathlib import Path
 import machine
 import numpy as np
 
-from e2compile.targets.vta import config, isa
-from e2compile.targets.vta.config import Config
-from e2compile.targets.vta.interpreter import compiled
-from e2compile.targets.vta.isa import Alu, AluOp, Finish, Gemm, Instruction, Memory, Transfer, Uop
-from e2compile.targets.vta.simulator import Simulator
+from e2compile.targets.vta.isa import config
+from e2compile.targets.vta.isa.config import Config
+from e2compile.targets.vta.isa.instructions import (
+    Alu,
+    AluOp,
+    Finish,
+    Gemm,
+    Instruction,
+    Memory,
+    Transfer,
+    Uop,
+    encode,
+    encode_uops,
+)
+from e2compile.targets.vta.simulator.interpreter import compiled
+from e2compile.targets.vta.simulator.simulator import Simulator
 
 _ROUNDS = 10
 _UOPS = 64
@@ -42,8 +53,8 @@ def _seconds(vta: Config, instructions: Sequence[Instruction]) -> float:
     device = Simulator(vta, compiled(vta))
     data = device.allocate(_BYTES)
     device.write(data, np.random.default_rng(0).integers(0, 256, _BYTES, np.uint8))
-    device.write(data, isa.encode_uops([Uop(i, i) for i in range(_UOPS)], vta).view(np.uint8))
-    words = isa.encode([Transfer(Memory.UOP, 0, data // 4, 1, _UOPS, _UOPS), *instructions, Finish()], vta)
+    device.write(data, encode_uops([Uop(i, i) for i in range(_UOPS)], vta).view(np.uint8))
+    words = encode([Transfer(Memory.UOP, 0, data // 4, 1, _UOPS, _UOPS), *instructions, Finish()], vta)
     address = device.allocate(words.nbytes)
     device.write(address, words.reshape(-1).view(np.uint8))
     best = float("inf")

@@ -16,11 +16,17 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from e2compile import optimizer
+from e2compile.energy.count import ByNode
+from e2compile.energy.work import when
 from e2compile.errors import UsageError
-from e2compile.graph import Kind, StepGraph, where
+from e2compile.forward import MODEL, ForwardGraph
+from e2compile.gates.samples import argument, uses_batch_statistics
+from e2compile.graph import Kind, StepGraph, text
+from e2compile.graph_data import graph_data
 from e2compile.pipeline import Stage, TrainingGraph
 from e2compile.runtime import manifest as manifests
 from e2compile.runtime.manifest import Function, Manifest
+from e2compile.runtime.stages import EVALUATION
 from e2compile.runtime.state import INITIAL, RATES, name_of, read
 from e2compile.task import Task
 
@@ -75,35 +81,29 @@ def read_functions(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_stage(folder: Path, number: int, stage: Stage) -> None:
-    """One text and one JSON file: the graph to read, and its nodes to query."""
-    folder.mkdir(exist_ok=True)
-    (folder / f"{number:02d}_{stage.name}.txt").write_text(stage.text)
-    nodes = [
-        {
-            "name": node.name,
-            "op": str(node.target),
-            "inputs": [n.name for n in node.all_input_nodes],
-            "phase": node.meta.get("phase", ""),
-            "module": node.meta.get("module", ""),
-            "where": where(node),
-        }
-        for node in stage.graph.graph.nodes
-    ]
+def write_stage(folder: Path, number: int, stage: Stage, work: ByNode | None = None) -> None:
+    """One text and one JSON file: the graph to read, and as data, with the work of its calls if known."""
+    about = {"name": stage.name, "changed": stage.changed, "notes": stage.notes}
+    _write_graph(folder / f"{number:02d}_{stage.name}", stage.text, about, stage.graph, work or {})
+
+
+def write_evaluation(folder: Path, step: StepGraph) -> None:
+    """The evaluation graph beside the stages of the training step."""
+    _write_graph(folder / EVALUATION, text(step), {"name": EVALUATION}, step, {})
+
+
+def _write_graph(
+    path: Path, printed: str, about: dict[str, Any], graph: ForwardGraph | StepGraph, work: ByNode
+) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.with_name(f"{path.name}.txt").write_text(printed)
     signature = {}
-    if isinstance(stage.graph, StepGraph):
-        signature = {
-            "inputs": list(map(str, stage.graph.inputs)),
-            "outputs": list(map(str, stage.graph.outputs)),
-        }
-    content = {
-        "name": stage.name,
-        "changed": stage.changed,
-        "notes": stage.notes,
-        **signature,
-        "nodes": nodes,
-    }
-    write_json(folder / f"{number:02d}_{stage.name}.json", content)
+    if isinstance(graph, StepGraph):
+        slots = {"inputs": graph.inputs, "outputs": graph.outputs}
+        signature = {key: [[s.kind.value, s.target] for s in found] for key, found in slots.items()}
+    extra = {node: {"work": [[i.amounts, when(i)] for i in items]} for node, items in work.items()}
+    content = {**about, "signature": signature, "graph": graph_data(graph.module, extra)}
+    write_json(path.with_name(f"{path.name}.json"), content, indent=None)
 
 
 def write_state(place: Path, manifest: Manifest, task: Task, rates: NDArray[np.float32]) -> None:
@@ -157,6 +157,20 @@ def hidden(model: nn.Module, step: Function) -> tuple[str, ...]:
     named = set(model.state_dict())
     kinds = (Kind.PARAMETER, Kind.BUFFER)
     return tuple(t.target for t in step.inputs if t.kind in kinds and t.target not in named)
+
+
+def statistics(training: ForwardGraph) -> dict[str, float]:
+    """The running statistics of each batch norm that uses the batch's own, with the share that a step has in
+    the new ones: the norm's momentum, or more where it is called several times.
+    """
+    kept: dict[str, float] = {}
+    for norm in filter(uses_batch_statistics, training.graph.nodes):
+        for name in ("running_mean", "running_var"):
+            running = argument(norm, name)
+            if running is not None:
+                target = running.target.removeprefix(MODEL)
+                kept[target] = kept.get(target, 1.0) * (1 - argument(norm, "momentum"))
+    return {name: 1 - share for name, share in kept.items()}
 
 
 def seal(place: Path, manifest: Manifest) -> None:

@@ -13,7 +13,7 @@ from e2compile.errors import UsageError
 from e2compile.runtime import manifest as manifests
 from e2compile.runtime.fit import Executed
 from e2compile.targets import FPGA, find
-from e2compile.targets.vta import report
+from e2compile.targets.vta.report import layers
 
 WORK = "report/work.json"
 
@@ -48,36 +48,73 @@ class Bill:
     run: Run | None = None
 
 
+@dataclass(frozen=True)
+class Pricing:
+    """A Program's counted work, as `report/work.json` holds it, the shares of it that are expected to be
+    executed, and who prices it; `device_source` says where seconds of an accelerator are from."""
+
+    target: str
+    work: dict[str, Any]
+    shares: dict[str, Share]
+    cashier: Cashier
+    device_source: str
+
+
+def pricing(folder: Path, table: str | None = None) -> Pricing:
+    """Read a Program's work and the prices of `table`: its target's own, another of that name, a TOML file.
+
+    Raises UsageError for a table that is not there and for a folder that is no Program of this version.
+    """
+    manifest = manifests.read(folder)
+    is_fpga = manifest.target == FPGA.name
+    manifests.check(manifest, folder, (WORK, *[layers.REPORT] * is_fpga))
+    work = json.loads((folder / WORK).read_text())
+    array = layers.array(layers.read(folder)) if is_fpga else None
+    target = find(manifest.target)
+    own = target.prices if array is None else target.prices.with_stem(array.board)
+    shares = {name: Share(v, Tag(tag), source) for name, (v, tag, source) in work["shares"].items()}
+    device = {} if array is None else array.seconds(from_rows(work["after"]))
+    cashier = Cashier(prices.find(table, own), device)
+    return Pricing(manifest.target, work, shares, cashier, "" if array is None else array.source)
+
+
+def executed(folder: Path, run: str) -> tuple[Run, dict[str, Share]]:
+    """What a finished run has executed, and its shares. Raises UsageError where there is none."""
+    done = _results(folder, run)
+    summary = Run(run, done["steps_scheduled"], done["steps_executed"], done["seconds"])
+    found = {**done["executed"], **done["fallback"]}
+    found[STEP] = done["steps_executed"] / max(done["steps_scheduled"], 1)
+    return summary, {
+        name: Share(value, Tag.MEASURED, f"counted in run {run}") for name, value in found.items()
+    }
+
+
 def bill(folder: Path, table: str | None = None, run: str | None = None) -> Bill:
     """Price a Program's work by its target's own table, by another of that name, or by a TOML file.
 
     Shares that are executed are those of a run, or what is expected. Raises UsageError for a table that lacks
     a price, for a run that is not there, and for a folder that is no Program of this version.
     """
-    counted = _Counted.of(folder, table)
-    shares, cashier = counted.shares, counted.cashier
-    done = None if run is None else _results(folder, run)
-    if done is not None:
-        shares = shares | _executed(done, run or "")
+    given = pricing(folder, table)
+    done, counted = (None, {}) if run is None else executed(folder, run)
+    shares = given.shares | counted
     known = {name: share.value for name, share in shares.items()}
 
-    def executed(rows: Any) -> Work:
+    def taken(rows: Any) -> Work:
         return from_rows(rows).at(known)
 
-    content = counted.content
+    work, cashier = given.work, given.cashier
     return Bill(
-        counted.target,
+        given.target,
         cashier.table.name,
         cashier.table.about,
         shares,
-        cashier.side(executed(content["before"])),
-        cashier.side(counted.after.at(known)),
-        tuple((name, cashier.joules(executed(rows))) for name, rows in content["stages"]),
-        cashier.joules(executed(content["evaluation"])),
-        counted.device,
-        None
-        if done is None
-        else Run(run or "", done["steps_scheduled"], done["steps_executed"], done["seconds"]),
+        cashier.side(taken(work["before"])),
+        cashier.side(taken(work["after"])),
+        tuple((name, cashier.joules(taken(rows))) for name, rows in work["stages"]),
+        cashier.joules(taken(work["evaluation"])),
+        given.device_source,
+        done,
     )
 
 
@@ -100,11 +137,11 @@ class Meter:
     """
 
     def __init__(self, folder: Path, table: str | None = None) -> None:
-        counted = _Counted.of(folder, table)
-        self.table = counted.cashier.table.name
-        self._shares = {name: share.value for name, share in counted.shares.items()}
-        self._step = counted.cashier.terms(counted.after)
-        self._evaluation = counted.cashier.terms(from_rows(counted.content["evaluation"]))
+        given = pricing(folder, table)
+        self.table = given.cashier.table.name
+        self._shares = {name: share.value for name, share in given.shares.items()}
+        self._step = given.cashier.terms(from_rows(given.work["after"]))
+        self._evaluation = given.cashier.terms(from_rows(given.work["evaluation"]))
 
     def spent(self, work: Executed) -> Spent:
         """The joules of what a run has executed."""
@@ -114,34 +151,6 @@ class Meter:
         return Spent(training + evaluation, training, evaluation, self.table)
 
 
-@dataclass(frozen=True)
-class _Counted:
-    """A Program's counted work, what of it is expected to be executed, and who prices it."""
-
-    target: str
-    content: dict[str, Any]
-    shares: dict[str, Share]
-    after: Work
-    cashier: Cashier
-    device: str
-
-    @staticmethod
-    def of(folder: Path, table: str | None) -> "_Counted":
-        manifest = manifests.read(folder)
-        is_fpga = manifest.target == FPGA.name
-        manifests.check(manifest, folder, (WORK, *[report.REPORT] * is_fpga))
-        content = json.loads((folder / WORK).read_text())
-        array = report.array(report.read(folder)) if is_fpga else None
-        target = find(manifest.target)
-        own = target.prices if array is None else target.prices.with_stem(array.board)
-        shares = {name: Share(v, Tag(tag), source) for name, (v, tag, source) in content["shares"].items()}
-        after = from_rows(content["after"])
-        cashier = Cashier(prices.find(table, own), {} if array is None else array.seconds(after))
-        return _Counted(
-            manifest.target, content, shares, after, cashier, "" if array is None else array.source
-        )
-
-
 def _results(folder: Path, run: str) -> dict[str, Any]:
     path = folder / "runs" / run / "results.json"
     try:
@@ -149,10 +158,3 @@ def _results(folder: Path, run: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder} has no finished run {run!r}: {path} cannot be read") from error
     return content
-
-
-def _executed(results: dict[str, Any], run: str) -> dict[str, Share]:
-    """Shares as a run has counted them."""
-    found = {**results["executed"], **results["fallback"]}
-    found[STEP] = results["steps_executed"] / max(results["steps_scheduled"], 1)
-    return {name: Share(value, Tag.MEASURED, f"counted in run {run}") for name, value in found.items()}

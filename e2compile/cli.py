@@ -4,14 +4,14 @@ import errno
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError
 
-from e2compile import __version__, cli_energy, display, load
-from e2compile.arguments import Address, Flag, Json, Output, Positive, Seed, Settings
+from e2compile import __version__, cli_energy, cli_views, display, load
+from e2compile.arguments import NEWEST, Flag, Json, Output, PartOfRun, Positive, Seed, Settings, Which
 from e2compile.collector import paused
 from e2compile.errors import E2CompileError, MissingError, UsageError
 
@@ -25,24 +25,6 @@ _INTERRUPTED = 130
 _DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
 
 
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Which:
-    """Which state of a program is meant.
-
-    Args:
-        run: Whose newest checkpoint to take; by default the run `default`, or the initial state without one.
-        best: Take the run's best state by validation instead.
-        initial: Take the state the program was compiled with.
-    """
-
-    run: str | None = None
-    best: Flag = False
-    initial: Flag = False
-
-
-_NEWEST = Which()
-
 app = App(
     name="e2compile",
     help=_HELP,
@@ -53,11 +35,9 @@ app = App(
 
 
 for verb in (
-    cli_energy.estimate,
-    cli_energy.compare,
-    cli_energy.energy,
-    cli_energy.measure,
-    cli_energy.calibrate,
+    *(cli_views.inspect, cli_views.report, cli_views.export),
+    *(cli_energy.estimate, cli_energy.compare),
+    *(cli_energy.energy, cli_energy.measure, cli_energy.calibrate),
 ):
     app.command(verb)
 
@@ -68,6 +48,7 @@ def compile_model(
     /,
     *,
     target: str = "cpu",
+    host: str | None = None,
     passes: str | None = None,
     preset: str = "default",
     settings: Settings = (),
@@ -83,8 +64,10 @@ def compile_model(
     Args:
         model: A Python file that defines `model` and `batch`, or FILE.py:FUNCTION that returns them.
         target: Where the program runs: see `e2compile targets`; fpga:CONFIGURATION or fpga:FILE.json too.
-        passes: Names with commas between, or none; by default all. See `e2compile passes`.
-        preset: Settings of all passes: default, paper or official. See `e2compile passes`.
+        host: The machine that runs the program, or the array's host part: aarch64-linux-gnu, with a CPU too,
+            like aarch64-linux-gnu:cortex-a53; by default this one. See `e2compile targets`.
+        passes: Names with commas between, or none; by default the preset's. See `e2compile passes`.
+        preset: Passes and their settings: default, paper or official. See `e2compile passes`.
         settings: An option of a pass, like smd.p=0.5; may be given several times.
         output: The Program folder; by default out/ and the model file's name.
         seed: Of all random draws: dropped batches, dropout, the order of the data.
@@ -98,22 +81,38 @@ def compile_model(
         from e2compile.compiler import compile
         from e2compile.options import parse_passes
         from e2compile.pipeline import capture_task
+        from e2compile.presets import PRESETS
         from e2compile.runtime.fit import Options
         from e2compile.runtime.summary import summarise
         from e2compile.targets import find
         from e2compile.task import load_task
 
     chosen, output = parse_passes(passes, settings, preset), output or _default_output(model)
-    find(target)
+    foreign = find(target, host).host.lacking()
+    if train is not None and foreign is not None:
+        raise UsageError(f"--train with --host {host}: {foreign}. Train where the program runs")
+    swa_start = PRESETS[preset].swa_start_of(chosen)
+    average = [] if swa_start is None else ["--swa-start", str(swa_start)]
     with display.working(f"compiling {model}"):
         task = load_task(model, init)
         graph = capture_task(task).apply(*chosen)
         phases.mark("imported and captured")
-        program = compile(graph, target, output, seed, verify, cache, phases)
-    display.compiled(program, summarise(program), f"e2compile train {shlex.quote(str(output))}")
+        program = compile(graph, target, output, seed, verify, cache, phases, host)
+    command = shlex.join(["e2compile", "train", str(output), *average])
+    command += f", on {program.manifest.host}" if foreign else ""
+    display.compiled(program, summarise(program), _left_on_host(program), command)
     if train is not None:
-        hint = ["--epochs", str(train)] if isinstance(task.data, str) else None
-        _train(program, task.data, Options(epochs=train), hint)
+        hint = ["--epochs", str(train), *average] if isinstance(task.data, str) else None
+        _train(program, task.data, Options(epochs=train, swa_start=swa_start), hint)
+
+
+def _left_on_host(program: "Program") -> str | None:
+    if program.manifest.target != "fpga":
+        return None
+    from e2compile import tables
+    from e2compile.targets.vta.report import layers
+
+    return tables.left_on_host(layers.read(program.folder))
 
 
 def _default_output(model: str) -> Path:
@@ -133,6 +132,7 @@ def train(
     resume: Flag = False,
     results: Json = None,
     checkpoint_every: Positive = 500,
+    swa_start: PartOfRun | None = None,
     device: str | None = None,
 ) -> None:
     """Train a program. Needs no torch.
@@ -146,15 +146,23 @@ def train(
         resume: Go on from the run's newest checkpoint, if there is one.
         results: Write the results to this JSON file.
         checkpoint_every: Scheduled steps between checkpoints.
+        swa_start: Average the weights after each epoch that ends after this share of the run, like 0.8, and
+            estimate the average's batch-norm statistics at the end: stochastic weight averaging.
         device: What runs an FPGA program's streams: simulator, simulator:strict, board (the one that this
             is), or a server's address like pynq://HOST:PORT.
     """
     from e2compile.runtime.export import check_writable, write_json
     from e2compile.runtime.fit import Options
 
-    options = Options(epochs, steps, run, resume, checkpoint_every=checkpoint_every)
+    options = Options(epochs, steps, run, resume, checkpoint_every=checkpoint_every, swa_start=swa_start)
     check_writable(results)
-    given = {"--data": data, "--epochs": epochs, "--steps": steps, "--json": results}
+    given = {
+        "--data": data,
+        "--epochs": epochs,
+        "--steps": steps,
+        "--swa-start": swa_start,
+        "--json": results,
+    }
     hint = [text for flag, value in given.items() if value is not None for text in (flag, str(value))]
     gained = _train(load(program, device), data, options, hint)
     if results is not None:
@@ -186,7 +194,7 @@ def evaluate(
     /,
     *,
     data: str | None = None,
-    which: Which = _NEWEST,
+    which: Which = NEWEST,
     results: Json = None,
     device: str | None = None,
 ) -> None:
@@ -198,112 +206,15 @@ def evaluate(
         results: Write the figures to this JSON file.
         device: As for train.
     """
-    from e2compile.runtime.export import check_writable, choose_state, write_json
+    from e2compile.runtime.export import check_writable, write_json
 
     check_writable(results)
     loaded = load(program, device)
-    state = choose_state(loaded, which.run, which.best, which.initial)
+    state = which.put_into(loaded)
     found = loaded.evaluate(data)
     display.evaluated(found, state)
     if results is not None:
         write_json(results, asdict(found) | {"state": state})
-
-
-@app.command
-def inspect(program: Path, /, *, stage: str | None = None, diff: tuple[str, str] | None = None) -> None:
-    """The graphs on the way from the model to the program.
-
-    Args:
-        program: A Program folder.
-        stage: Print this stage's graph, a typed line an operator with the model's line; without it, the list.
-        diff: Two stages, to see what changed between them.
-    """
-    from e2compile.runtime.stages import difference, find_stage, read_stages
-
-    if stage is not None and diff is not None:
-        raise UsageError("--stage and --diff exclude each other")
-    stages = read_stages(program)
-    if diff is not None:
-        display.difference(difference(*(find_stage(stages, name) for name in diff)))
-    elif stage is not None:
-        display.graph(find_stage(stages, stage).text)
-    else:
-        display.stages(stages)
-
-
-@app.command
-def export(
-    program: Path,
-    /,
-    *,
-    format: Literal["safetensors", "vta"] = "safetensors",
-    output: Output = None,
-    which: Which = _NEWEST,
-    data: str | None = None,
-    base: Address = None,
-) -> None:
-    """Write the weights for PyTorch: model.load_state_dict(safetensors.torch.load_file(FILE)).
-
-    With --format vta it is a folder: a training step as memory image, instructions and expected results,
-    for any other VTA to run.
-
-    Args:
-        program: A Program folder.
-        format: The file's format.
-        output: The file or folder; by default the program's name and the format.
-        data: With vta: what the step's batch is taken from, as for train.
-        base: With vta: the image's address, 0x1000 by default.
-    """
-    from e2compile.runtime.export import choose_state, save_weights
-
-    if format != "vta" and (data, base) != (None, None):
-        raise UsageError("--data and --base go with --format vta")
-    loaded = load(program)
-    state = choose_state(loaded, which.run, which.best, which.initial)
-    path = output or Path(f"{program.resolve().name}.{format}")
-    if format == "vta":
-        _export_step(loaded, data, path, state, base)
-    else:
-        display.say(f"{save_weights(loaded, path)} tensors of {state} written to {path}")
-
-
-def _export_step(program: "Program", data: str | None, folder: Path, state: str, base: int | None) -> None:
-    from e2compile.runtime.fit import Options, Run
-    from e2compile.targets.vta.export import BASE, export
-
-    batch = Run(program, data, Options()).loader.batch(0)
-    written = export(program, batch, folder, BASE if base is None else base)
-    text = f"{written.runs:,} runs of a step from {state}, in an image of {display.size(written.size)}"
-    display.say(f"{text}, written to {folder}")
-
-
-@app.command
-def report(program: Path, /, *, results: Json = None) -> None:
-    """What a program costs, as far as compiling tells: for the FPGA, each layer by a cycle model.
-
-    Args:
-        program: A Program folder.
-        results: Write the figures to this JSON file.
-    """
-    from e2compile import tables
-    from e2compile.runtime import manifest
-    from e2compile.runtime.export import check_writable, write_json
-    from e2compile.runtime.summary import compile_report
-
-    check_writable(results)
-    made = manifest.read(program)
-    content = {"compile": compile_report(program)}
-    if made.target == "fpga":
-        from e2compile.targets.vta import report as fpga
-
-        manifest.check(made, program, [fpga.REPORT])
-        found = fpga.read(program)
-        tables.fpga(found, content["compile"]["lines"])
-        content |= {"fpga": asdict(found)}
-    else:
-        tables.compiled(content["compile"])
-    if results is not None:
-        write_json(results, content)
 
 
 @app.command
@@ -318,10 +229,11 @@ def passes() -> None:
 
 @app.command
 def targets() -> None:
-    """The targets, and what this machine lacks for them."""
-    from e2compile.targets import PLANNED, TARGETS
+    """The targets and other hosts, and what this machine lacks for them."""
+    from e2compile.targets import CPU, HOSTS, PLANNED, TARGETS
 
     missing = {name: target.missing() for name, target in TARGETS.items()}
+    missing |= {f"--host {name}": CPU.hosted(name).missing() for name in HOSTS}
     rows = [(name, "available" if lack is None else f"needs {lack}") for name, lack in missing.items()]
     display.table([*rows, *((name, "not in this version") for name in PLANNED)])
 

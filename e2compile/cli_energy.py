@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from e2compile import display, load
-from e2compile.arguments import Json, Output, Positive, Settings, Several, share
+from e2compile.arguments import Json, Output, Positive, Settings, Several, parse_budget
 from e2compile.collector import paused
 
 
@@ -72,7 +72,7 @@ def estimate(
 
     check_writable(results)
     chosen, place = parse_passes(passes, settings, preset), find(target)
-    budget = None if energy_budget is None else share(energy_budget)
+    budget = None if energy_budget is None else parse_budget(energy_budget)
     with display.working(f"estimating {model}"), paused():
         graph = capture_task(load_task(model)).apply(*chosen)
         found = estimate(graph, place, prices, images)

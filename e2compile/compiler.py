@@ -3,8 +3,11 @@
 import datetime
 import hashlib
 import json
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,17 +44,20 @@ def compile(
     verify: bool = True,
     cache: bool = True,
     watch: Watch | None = None,
+    host: str | None = None,
 ) -> Program:
     """Compile a training graph for a target into a Program folder and load it.
 
     `output` defaults to a new temporary folder; an existing Program there is replaced, its runs are kept.
     `watch` is told each phase's name and seconds. With `verify` the program's numbers are compared with
-    PyTorch's before anything is written to `output`.
+    PyTorch's before anything is written to `output`. `host` is the machine that the library runs on, by
+    default this one: "aarch64-linux-gnu", or "aarch64-linux-gnu:cortex-a53". For one that this machine cannot
+    run, a program of the same kernels, compiled for this machine, is compared.
     Raises CompileError for operators without a lowering (all at once, with the user's lines), MissingError
     for a target or tool that is not there, VerificationError where numbers differ.
     """
     skip_the_last()
-    chosen = find(target)
+    chosen = find(target, host)
     missing = chosen.missing()
     if missing is not None:
         raise MissingError(f"target {target} needs {missing}")
@@ -69,7 +75,7 @@ def compile(
         manifest = _manifest(graph, chosen, fingerprint, seed, place)
         artefact.write_state(place, manifest, graph.task, rates)
         if not is_cached:
-            _verify(graph, manifest, place, recordings if verify else None, clock)
+            _verify(_Built(graph, chosen, manifest, place), recordings if verify else None, clock)
             artefact.write_json(place / "report" / "compile.json", clock.report(graph))
             if cache:
                 store.keep(fingerprint, place, _CACHED)
@@ -105,13 +111,16 @@ def _build(
     """Graphs to files, functions to the library; gives the functions' signatures, and how to tap each."""
     # not above: a program from the cache does without TVM
     from e2compile.lower.layout import state_orders
+    from e2compile.lower.liveness import memory
     from e2compile.lower.module import Lowering, planned_bytes
     from e2compile.lower.taps import taps
     from e2compile.verification.recording import Recording
 
+    work = counted(graph)
     for number, stage in enumerate(graph.stages):
-        artefact.write_stage(place / "graphs", number, stage)
-    artefact.write_json(place / "report" / "work.json", counted(graph), indent=None)
+        artefact.write_stage(place / "graphs", number, stage, work.calls.get(number))
+    artefact.write_evaluation(place / "graphs", graph.evaluation_step)
+    artefact.write_json(place / "report" / "work.json", work.content, indent=None)
     entries = entry_points(graph.step)
     functions = {"step": entries.step, "evaluate": graph.evaluation_step}
     if entries.keep is not None:
@@ -125,7 +134,10 @@ def _build(
     clock.notes["kernels"] = len(lowering.generated)
     clock.notes["calls"] = {name: len(s.kernels) for name, s in lowering.schedules.items()}
     clock.notes["lines"] = lowering.lines()
+    clock.notes["sequence"] = lowering.sequence()
     clock.notes["planned_bytes"] = planned_bytes(module)
+    alive = {name: memory(plan) for name, plan in lowering.schedules.items()}
+    artefact.write_json(place / "report" / "memory.json", alive, indent=None)
     clock.done("lowered")
     (place / "program").mkdir()
     target.build(module, place / LIBRARY)
@@ -158,6 +170,7 @@ def _manifest(graph: TrainingGraph, target: Target, fingerprint: str, seed: int,
     return Manifest(
         fingerprint=fingerprint,
         target=target.name,
+        host=target.host,
         seed=seed,
         functions=functions,
         passes=tuple(map(settings_text, graph.passes)),
@@ -166,6 +179,7 @@ def _manifest(graph: TrainingGraph, target: Target, fingerprint: str, seed: int,
         schedule_unit=task.schedule_unit,
         aliases=artefact.aliases(task.model),
         hidden=artefact.hidden(task.model, functions["step"]),
+        statistics=artefact.statistics(graph.training),
         versions={"e2compile": __version__}
         | {name: version(name) for name in ("torch", "apache-tvm", "numpy")},
         source=task.source,
@@ -173,21 +187,50 @@ def _manifest(graph: TrainingGraph, target: Target, fingerprint: str, seed: int,
     )
 
 
-def _verify(
-    graph: TrainingGraph,
-    manifest: Manifest,
-    place: Path,
-    recordings: "dict[str, Recording] | None",
-    clock: _Clock,
-) -> None:
+@dataclass(frozen=True)
+class _Built:
+    """What was built, and where it lies."""
+
+    graph: TrainingGraph
+    target: Target
+    manifest: Manifest
+    place: Path
+
+
+def _verify(build: _Built, recordings: "dict[str, Recording] | None", clock: _Clock) -> None:
+    path = build.place / "verify" / "verify.json"
     if recordings is None:
-        artefact.write_json(place / "verify" / "verify.json", {"passed": None, "steps": 0, "worst": {}})
+        artefact.write_json(path, {"passed": None, "steps": 0, "worst": {}, "ran": None})
         return
+    stand_in = build.target.stand_in()
+    if stand_in == build.target:
+        found = {"ran": "this program"} | _verified(build, recordings)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            found = {"ran": _ran(stand_in, build.target)} | _verified(
+                *_rebuilt(build, stand_in, Path(folder))
+            )
+    artefact.write_json(path, found)
+    clock.done("verified")
+
+
+def _verified(build: _Built, recordings: "dict[str, Recording]") -> dict[str, Any]:
     from e2compile.verification.verify import verify_program
 
-    artefact.seal(place, manifest)
-    artefact.write_json(place / "verify" / "verify.json", verify_program(graph, Program(place), recordings))
-    clock.done("verified")
+    artefact.seal(build.place, build.manifest)
+    return verify_program(build.graph, Program(build.place), recordings)
+
+
+def _ran(stand_in: Target, target: Target) -> str:
+    return f"its kernels compiled for {stand_in.host.architecture}; the library for {target.host} was not run"
+
+
+def _rebuilt(build: _Built, target: Target, folder: Path) -> "tuple[_Built, dict[str, Recording]]":
+    """The same program for another target."""
+    place = folder / "program"
+    shutil.copytree(build.place / "state", place / "state")
+    _, recordings = _build(build.graph, target, place, _Clock(lambda *_: None))
+    return _Built(build.graph, target, replace(build.manifest, host=target.host), place), recordings
 
 
 def _fingerprint(graph: TrainingGraph, target: Target, verify: bool) -> str:

@@ -1,36 +1,40 @@
 """The work of a training graph's stages, as its Program keeps it, and what of it is expected to run."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from e2compile.energy.cashier import Share
-from e2compile.energy.count import count, count_evaluation
+from e2compile.energy.count import ByNode, count, count_evaluation, count_nodes, total
 from e2compile.energy.prices import Tag
-from e2compile.energy.work import STEP, Item, to_rows
-from e2compile.graph import StepGraph
+from e2compile.energy.work import STEP, Item, Work, to_rows
+from e2compile.graph import StepGraph, entry_points
 from e2compile.passes import BatchDrop, LayerGate
 from e2compile.pipeline import TrainingGraph
 
 SCHEMA = 1
 
 
-def counted(graph: TrainingGraph) -> dict[str, Any]:
-    """What `report/work.json` holds: the step before the passes and after them, and phases of each stage."""
-    before = count(graph.captured, planned=True)
-    after = before if graph.step is graph.captured else count(graph.step, planned=True)
-    stages = [("captured", before)]
-    steps = [(s.name, s.graph) for s in graph.stages if isinstance(s.graph, StepGraph)]
-    for i, (name, step) in enumerate(steps):
-        if step is graph.captured:
-            continue
-        if step is graph.step:
-            stages.append((name, after))
-        elif STEP in after.symbols and i == len(steps) - 2:  # a root guard changes nothing inside
-            stages.append((name, after.inside(STEP)))
-        else:
-            stages.append((name, count(step, planned=True)))
+@dataclass(frozen=True)
+class Counted:
+    """What `report/work.json` holds, and for each stage that is a step the work of its calls."""
+
+    content: dict[str, Any]
+    calls: dict[int, ByNode]
+
+
+def counted(graph: TrainingGraph) -> Counted:
+    """The step before the passes and after them, phases of each stage, calls by the number of their stage."""
+    calls = _by_stage(graph)
+    steps = {i: graph.stages[i] for i in calls}
+    numbers = {id(stage.graph): i for i, stage in steps.items()}
+    own = numbers.get(id(graph.captured))
+    before = count(graph.captured, planned=True) if own is None else total(calls[own])
+    works = {i: total(found) for i, found in calls.items()}
+    after = works[numbers[id(graph.step)]]
+    stages = [("captured", before), *((steps[i].name, work) for i, work in works.items() if i != own)]
     evaluation = count_evaluation(graph.evaluation_step, planned=True)
     symbols = evaluation.symbols.union(*(work.symbols for _, work in stages))
-    return {
+    content = {
         "schema": SCHEMA,
         "before": to_rows(before),
         "after": to_rows(after),
@@ -38,6 +42,25 @@ def counted(graph: TrainingGraph) -> dict[str, Any]:
         "evaluation": to_rows(evaluation),
         "shares": {name: [s.value, s.tag, s.source] for name, s in shares_of(graph, symbols).items()},
     }
+    return Counted(content, calls)
+
+
+def _by_stage(graph: TrainingGraph) -> dict[int, ByNode]:
+    """The work of each stage's calls. A root guard changes nothing inside, so that is counted once."""
+    numbers = [i for i, stage in enumerate(graph.stages) if isinstance(stage.graph, StepGraph)]
+    steps = {i: stage.graph for i, stage in enumerate(graph.stages) if isinstance(stage.graph, StepGraph)}
+    last = numbers[-1]
+    calls = {last: count_nodes(steps[last], planned=True)}
+    inner = entry_points(steps[last])
+    if inner.keep is not None and len(numbers) > 1:
+        bare = steps[numbers[-2]]
+        copies = dict(zip(inner.step.graph.nodes, bare.graph.nodes, strict=True))
+        calls[numbers[-2]] = {
+            copies.get(node, node): Work(items).inside(STEP).items
+            for node, items in calls[last].items()
+            if Work(items).inside(STEP).items
+        }
+    return {i: calls[i] if i in calls else count_nodes(steps[i], planned=True) for i in numbers}
 
 
 def _phase(item: Item) -> Item:

@@ -14,13 +14,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from e2compile import optimizer
 from e2compile.decompose import decompositions
 from e2compile.errors import CompileError, UsageError
-from e2compile.forward import ForwardGraph, classes, correct
+from e2compile.forward import MODEL, ForwardGraph, classes, correct
 from e2compile.graph import Kind, Slot, StepGraph, graph_module, insert, targets, type_text, where
 from e2compile.task import Task
 
 aten = torch.ops.aten
-
-_PREFIX = "model."
 
 
 def differentiate(forward: ForwardGraph, task: Task) -> StepGraph:
@@ -97,7 +95,7 @@ def _loss(task: Task, state: dict[str, Tensor], output: Tensor, target: Tensor) 
 
 
 def _state_slot(name: str, parameters: set[str]) -> Slot:
-    name = name.removeprefix(_PREFIX)
+    name = name.removeprefix(MODEL)
     return Slot(Kind.PARAMETER if name in parameters else Kind.BUFFER, name)
 
 
@@ -169,9 +167,9 @@ class _Builder:
     def _slot(self, node: fx.Node, batch: int) -> Slot:
         desc = node.meta["desc"]
         if _desc(node) == "ParamAOTInput":
-            return Slot(Kind.PARAMETER, desc.target.removeprefix(_PREFIX))
+            return Slot(Kind.PARAMETER, desc.target.removeprefix(MODEL))
         if _desc(node) == "BufferAOTInput":
-            return Slot(Kind.BUFFER, desc.target.removeprefix(_PREFIX))
+            return Slot(Kind.BUFFER, desc.target.removeprefix(MODEL))
         counters = {batch: Slot(Kind.SEED, "seed"), batch + 1: Slot(Kind.STEP, "step")}
         return counters.get(desc.idx, Slot(Kind.DATA, str(desc.idx)))
 
@@ -204,10 +202,10 @@ class _Builder:
             if node is None:
                 continue
             if kind == "InputMutationAOTOutput":
-                name = desc.mutated_input.target.removeprefix(_PREFIX)
+                name = desc.mutated_input.target.removeprefix(MODEL)
                 self.outputs.append((Slot(Kind.BUFFER, name), self.map[node]))
             elif kind == "GradAOTOutput":
-                self.gradients[desc.grad_of.target.removeprefix(_PREFIX)] = self.map[node]
+                self.gradients[desc.grad_of.target.removeprefix(MODEL)] = self.map[node]
             else:
                 self.outputs.append((next(plain), self.map[node]))
 

@@ -91,8 +91,8 @@ class Phases:
         self.began = now
 
 
-def compiled(program: "Program", summary: "Summary", command: str) -> None:
-    """What was made and what to type next."""
+def compiled(program: "Program", summary: "Summary", left: str | None, command: str) -> None:
+    """What was made, what of it an accelerator leaves to its host, and what to type next."""
     calls = ", ".join(f"{name} {count}" for name, count in summary.calls.items())
     rows = [
         ("operators", f"{summary.operators:,} in the step before passes"),
@@ -102,6 +102,7 @@ def compiled(program: "Program", summary: "Summary", command: str) -> None:
         ("planned memory", f"{size(summary.planned)} beside the state"),
         ("verification", _verification(summary)),
         *(("not gated", note) for note in summary.dense),
+        *([("on the host", left)] if left else []),
         ("program", str(program.folder)),
         ("next", command),
     ]
@@ -111,11 +112,12 @@ def compiled(program: "Program", summary: "Summary", command: str) -> None:
 def _verification(summary: "Summary") -> str:
     if summary.passed is None:
         return "not done (--no-verify)"
-    if summary.worst is None:
-        return "passed"
-    worst = summary.worst
-    where = f"{worst.name} {worst.target}"
-    return f"passed; closest to its bound: {worst.error:.2g} of {worst.bound:.2g} ({where})"
+    closest = ""
+    if summary.worst is not None:
+        worst = summary.worst
+        where = f"{worst.name} {worst.target}"
+        closest = f"; closest to its bound: {worst.error:.2g} of {worst.bound:.2g} ({where})"
+    return f"passed, by {summary.ran}{closest}"
 
 
 def joules(value: float) -> str:
@@ -207,12 +209,22 @@ def trained(results: "Results", program: "Program", run: str) -> None:
         *_shares("fallback", results.fallback, "of full products ran"),
         ("test accuracy", accuracy),
         ("test loss", f"{results.test_loss:.4f}"),
+        *_averaged(results),
         *_array(results, program),
         *_energy(results),
         ("seconds", f"{results.seconds:.1f} ({results.images_per_second:,.0f} images/s)"),
         ("run", str(program.folder / "runs" / run)),
     ]
     table(rows)
+
+
+def _averaged(results: "Results") -> list[tuple[str, str]]:
+    """A line for the average of the weights; none without one."""
+    if results.averaged_test_loss is None:
+        return []
+    accuracy = [] if results.averaged_accuracy is None else [f"test accuracy {results.averaged_accuracy:.2%}"]
+    parts = [*accuracy, f"test loss {results.averaged_test_loss:.4f}"]
+    return [("averaged", f"{', '.join(parts)} (weights after {results.averaged_epochs} epochs)")]
 
 
 def _array(results: "Results", program: "Program") -> list[tuple[str, str]]:
@@ -292,8 +304,11 @@ def passes(found: "Iterable[Description]") -> None:
 def presets(found: "Mapping[str, Preset]") -> None:
     for name, preset in found.items():
         say(f"--preset {name}  {preset.note}")
+        say(f"     --passes {','.join(preset.passes)}")
         for setting in preset.settings:
             say(f"     --set {setting}")
+        if preset.swa_start is not None:
+            say(f"     train --swa-start {preset.swa_start}")
 
 
 def findings(found: "Iterable[Finding]") -> None:

@@ -1,6 +1,6 @@
 """How energy looks on the command line: fits with their errors, bills with their prices."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -11,10 +11,12 @@ from e2compile import display
 from e2compile.display import joules
 
 if TYPE_CHECKING:
-    from e2compile.bill import Bill, Side
+    from e2compile.bill import Bill
     from e2compile.budget import Way
+    from e2compile.call_bill import PricedCall
     from e2compile.compare import Comparison
     from e2compile.energy.calibrate import Calibration
+    from e2compile.energy.cashier import Side
     from e2compile.energy.fit import Errors, Fit
     from e2compile.energy.prices import Figure
     from e2compile.estimate import Estimate, Range
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 140  # at least: a line that a terminal breaks can still be read, one that is cut cannot
 _LAYERS = 12
+_CALLS = 20
 
 
 def calibrated(found: "Calibration") -> None:
@@ -78,6 +81,26 @@ def billed(found: "Bill") -> None:
     _section("after, by quantity: modelled amounts times prices", _priced(after, sources))
     _section("sources of prices", ((f"[{i}]", source) for i, source in enumerate(sources, 1)))
     _section("shares", ((n, f"{s.value:.1%}, {s.tag}: {s.source}") for n, s in found.shares.items()))
+
+
+def stage(name: str, calls: "Sequence[PricedCall]") -> None:
+    """A stage's joules by layer, and its dearest calls."""
+    whole = sum(call.joules for call in calls)
+    display.table([(f"stage {name}", f"{joules(whole)} a scheduled step, modelled")])
+    layers: dict[str, float] = {}
+    for call in calls:
+        layer = call.module or "the step"
+        layers[layer] = layers.get(layer, 0.0) + call.joules
+    dearest = sorted(layers.items(), key=lambda pair: -pair[1])
+    rows = ((layer, f"{joules(value):>9} {value / whole:6.1%}") for layer, value in dearest)
+    _section("by layer", rows)
+    _section("the dearest calls", map(_call, sorted(calls, key=lambda call: -call.joules)[:_CALLS]))
+
+
+def _call(call: "PricedCall") -> tuple[str, str]:
+    region = f"  in {call.branch}" if call.branch else ""
+    what = f"{call.operator} {call.type}  # {call.phase} {call.where}"
+    return call.name, f"{joules(call.joules):>9}  {what}{region}"
 
 
 def estimated(found: "Estimate") -> None:
@@ -209,7 +232,7 @@ def _run(found: "Bill") -> Iterator[tuple[str, str]]:
     yield "", f"{run.executed:,} of them executed; {run.seconds:.1f} s measured, with data and evaluation"
 
 
-def _section(title: str, rows: "Iterator[tuple[str, str]]") -> None:
+def _section(title: str, rows: "Iterable[tuple[str, str]]") -> None:
     pairs = [(f"  {name}", value) for name, value in rows]
     if pairs:
         display.out.print(title, markup=False, style="bold")

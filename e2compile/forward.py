@@ -21,7 +21,8 @@ from e2compile.task import Task
 
 aten = torch.ops.aten
 
-_PREFIX = "model."
+# What export puts before the names of the model's own tensors.
+MODEL = "model."
 _LIBRARY = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
 
 
@@ -183,7 +184,7 @@ def user_line(node: fx.Node) -> str:
 
 def _module_path(node: fx.Node) -> str:
     stack = list((node.meta.get("nn_module_stack") or {}).values())
-    return str(stack[-1][0]).removeprefix(_PREFIX) if stack else ""
+    return str(stack[-1][0]).removeprefix(MODEL) if stack else ""
 
 
 def _refuse_constants(module: fx.GraphModule) -> None:
@@ -204,7 +205,7 @@ def _canonical_names(module: fx.GraphModule, model: nn.Module) -> None:
     canonical: dict[str, str] = {}
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     for name, tensor in named:
-        canonical[_PREFIX + name] = first.setdefault(id(tensor), _PREFIX + name)
+        canonical[MODEL + name] = first.setdefault(id(tensor), MODEL + name)
     aliases = [name for name, own in canonical.items() if name != own]
     seen: dict[str, fx.Node] = {}
     for node in list(module.graph.find_nodes(op="get_attr")):

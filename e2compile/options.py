@@ -7,9 +7,9 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from e2compile.errors import UsageError
-from e2compile.passes import ALL, BY_NAME, DEFAULT
+from e2compile.passes import ALL, BY_NAME
 from e2compile.pipeline import Pass
-from e2compile.presets import PRESETS
+from e2compile.presets import PRESETS, Preset
 
 _WORDS = {bool: "yes or no", int: "a whole number", float: "a number", str: "text"}
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -37,7 +37,7 @@ class Description:
 def parse_passes(
     names: str | None = None, settings: Sequence[str] = (), preset: str = "default"
 ) -> tuple[Pass, ...]:
-    """Passes in their order: "smd,psg", "none", None for all that leave work out; settings are "smd.p=0.5".
+    """Passes in their order: "smd,psg", "none", None for the preset's; settings are "smd.p=0.5".
 
     A preset's settings of the chosen passes come first, `settings` go over them.
 
@@ -45,7 +45,7 @@ def parse_passes(
     """
     if preset not in PRESETS:
         raise UsageError(f"no preset {preset!r}; there is {', '.join(PRESETS)}")
-    values: dict[str, dict[str, Any]] = {name: {} for name in _chosen(names)}
+    values: dict[str, dict[str, Any]] = {name: {} for name in _chosen(names, PRESETS[preset])}
     for name, option, value in map(_setting, PRESETS[preset].settings):
         if name in values:
             values[name][option] = value
@@ -64,9 +64,9 @@ def describe_passes() -> tuple[Description, ...]:
     return tuple(_describe(item) for item in ALL)
 
 
-def _chosen(names: str | None) -> list[str]:
+def _chosen(names: str | None, preset: Preset) -> Sequence[str]:
     if names is None:
-        return [item.name for item in DEFAULT]
+        return preset.passes
     if names == "none":
         return []
     chosen = [name.strip() for name in names.split(",")]

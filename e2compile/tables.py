@@ -1,5 +1,6 @@
 """How reports look: what compiling took and gave, what the FPGA's array does layer by layer."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 from e2compile.display import out, say, size, table
+from e2compile.runtime.timing import by_layer
 
 if TYPE_CHECKING:
-    from e2compile.targets.vta.report import Figures, HostRow, Report, Row
+    from e2compile.runtime.timing import HostTime
+    from e2compile.targets.vta.report.layers import Figures, HostRow, Report, Row
 
 _WIDTH = 140  # at least: a line that a terminal breaks can still be read, one that is cut cannot
 _NUMBERS = ("calls", "cycles", "share", "ms", "bound", "epilogue", "array", "moved")
+
+# What a layer takes the host.
+_PARTS = ("forward", "backward", "update", "packing", "unpacking")
 
 # The model's lines of each kernel.
 Lines = Mapping[str, Sequence[str]]
@@ -73,8 +79,45 @@ def _left(function: str, host: Sequence["HostRow"], calls: int, lines: Lines) ->
     say(f"{function}: {calls} calls of kernels on the host")
     for row in host:
         if row.calls.get(function):
-            work = f"{row.macs * row.calls[function]:,} multiply-accumulates that the array cannot do"
+            work = f"{row.macs * row.calls[function]:,} multiply-accumulates, {row.reason}"
             say(f"  {row.text}, {row.phase}: {work}  {_places(lines.get(row.name, ()))}")
+
+
+def host(found: "HostTime") -> None:
+    """What a step takes the host, by layer and phase, the longest first."""
+    where = f"{found.machine}, {found.threads} thread{'s' * (found.threads != 1)}"
+    total = sum(call.total for call in found.calls)
+    shown = Table(
+        box=SIMPLE_HEAD,
+        title=f"the host in a step: {total * 1e3:.3f} ms, {found.tag} on {where}",
+        title_justify="left",
+        caption=f"medians of {found.steps} steps; waiting for the array, or simulating it, left out",
+        caption_justify="left",
+        show_footer=True,
+    )
+    layers = by_layer(found.calls)
+    present = [name for name in _PARTS if any(row.get(name) for row in layers.values())]
+    shown.add_column("layer", "total")
+    for name in present:
+        milliseconds = sum(row.get(name, 0.0) for row in layers.values()) * 1e3
+        shown.add_column(f"{name} [ms]".replace("[", r"\["), f"{milliseconds:.3f}", justify="right")
+    shown.add_column("share", "100.0%", justify="right")
+    for layer, row in sorted(layers.items(), key=lambda item: -sum(item[1].values())):
+        numbers = [f"{row.get(name, 0.0) * 1e3:.3f}" for name in present]
+        shown.add_row(Text(layer or "the step"), *numbers, f"{sum(row.values()) / max(total, 1e-12):.1%}")
+    Console(file=out.file, width=max(out.width, _WIDTH), highlight=False).print(shown)
+
+
+def left_on_host(report: "Report") -> str | None:
+    """One line for the step's products that the array leaves to its host; None without any."""
+    count: Counter[str] = Counter()
+    for row in report.host:
+        count[row.reason] += row.calls.get("step", 0)
+    if not count.total():
+        return None
+    reasons = ", ".join(f"{number} {reason}" for reason, number in count.most_common() if number)
+    every = count.total() + sum(row.calls.get("step", 0) for row in report.rows)
+    return f"{count.total()} of {every} integer products of a step, which the array cannot do: {reasons}"
 
 
 def _places(lines: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from e2compile.errors import MissingError, UsageError
 from e2compile.targets.base import Target
 from e2compile.targets.llvm import CPU
+from e2compile.targets.llvm.machine import CPUS as HOSTS
 from e2compile.targets.vta.target import FPGA
 
 TARGETS: dict[str, Target] = {"cpu": CPU, "fpga": FPGA}
@@ -11,9 +12,10 @@ TARGETS: dict[str, Target] = {"cpu": CPU, "fpga": FPGA}
 PLANNED = ("cuda",)
 
 
-def find(name: str) -> Target:
+def find(name: str, host: str | None = None) -> Target:
     """The target of that name, NAME or NAME:CONFIGURATION where it has several.
 
+    `host` names the machine that runs its host part, by default this one: see `HOSTS`.
     Raises MissingError for one that has not landed, UsageError for an unknown one.
     """
     name, _, configuration = name.partition(":")
@@ -21,7 +23,8 @@ def find(name: str) -> Target:
         raise MissingError(f"target {name} is not in this version; there is {', '.join(TARGETS)}")
     if name not in TARGETS:
         raise UsageError(f"no target {name!r}; there is {', '.join(TARGETS)}")
-    return TARGETS[name].configured(configuration) if configuration else TARGETS[name]
+    target = TARGETS[name].configured(configuration) if configuration else TARGETS[name]
+    return target if host is None else target.hosted(host)
 
 
-__all__ = ["CPU", "FPGA", "PLANNED", "TARGETS", "Target", "find"]
+__all__ = ["CPU", "FPGA", "HOSTS", "PLANNED", "TARGETS", "Target", "find"]

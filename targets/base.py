@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # to name a target, or to look for what it lacks, takes neith
     from e2compile.lower.loop import Loop
     from e2compile.lower.workload import Convolution, Pool
     from e2compile.pipeline import TrainingGraph
+    from e2compile.runtime.host import Host
 
 
 class Kernels(Protocol):
@@ -58,6 +59,20 @@ class Target(Protocol):
     def prices(self) -> Path:
         """The price table of what the program runs on, by default; others lie beside it."""
 
+    @property
+    def host(self) -> Host:
+        """The machine that a program's library runs on."""
+
+    def hosted(self, host: str) -> Target:
+        """The target for another such machine, TRIPLE or TRIPLE:CPU.
+
+        Raises UsageError for one that is not known.
+        """
+
+    def stand_in(self) -> Target:
+        """A target that builds for this machine what is as like as can be, to compare with PyTorch: itself,
+        where this machine runs what it builds."""
+
     def configured(self, configuration: str) -> Target:
         """The target in another configuration. Raises UsageError where there is none of that name."""
 
@@ -73,5 +88,6 @@ class Target(Protocol):
     def build(self, module: IRModule, path: Path) -> None:
         """Compile `module` to a library at `path`, what it needs to run beside it.
 
-        Raises MissingError where a tool is missing.
+        Its attribute e2compile.lower.module.LINES has the model's lines of each kernel. Raises MissingError
+        where a tool is missing, CompileError for a layer that the target cannot run.
         """

@@ -135,7 +135,12 @@ def test_starts_from_a_given_state(tmp_path: Path) -> None:
         (("--set", "smd.p=half"), 2, "'half' is not a number"),
         (("--set", "smd.p=1.5"), 2, "0 <= p < 1, not 1.5"),
         (("--set", "smd.p=nan"), 2, "0 <= p < 1, not nan"),
-        (("--set", "slu.target_skip=1"), 2, "slu.target_skip must be at least 0 and below 1.0, not 1.0"),
+        (
+            ("--passes", "slu", "--set", "slu.target_skip=1"),
+            2,
+            "slu.target_skip must be at least 0 and below 1.0, not 1.0",
+        ),
+        (("--set", "slu.target_skip=0.2"), 2, "pass slu is not among those chosen (smd, psg)"),
         (("--set", "slu.granularity=row"), 2, "'row' is not one of sample, batch"),
         (("--set", "psg.preset=cheap"), 2, "'cheap' is not one of hardware, paper"),
         (("--set", "psg.scale=log"), 2, "'log' is not one of max, power"),

@@ -97,7 +97,9 @@ def test_a_graph_is_coloured_on_a_terminal(program_folder: Path, monkeypatch: py
     [
         (("--stage", "smdd"), "no stage 'smdd'; there is captured, differentiated, smd"),
         (("--diff", "captured", "x"), "no stage 'x'"),
-        (("--stage", "smd", "--diff", "captured", "smd"), "exclude each other"),
+        (("--stage", "smd", "--diff", "captured", "smd"), "exclude one another"),
+        (("--stream", "x", "--stage", "smd"), "exclude one another"),
+        (("--stream", "x"), "a program for target cpu has no streams"),
         (("--diff", "captured"), "--diff"),
     ],
 )

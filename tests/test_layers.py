@@ -13,6 +13,7 @@ FLOORS = {
     "e2compile.cli": 7,
     "e2compile.arguments": 7,
     "e2compile.cli_energy": 7,
+    "e2compile.cli_views": 7,
     "e2compile.display": 7,
     "e2compile.display_energy": 7,
     "e2compile.tables": 7,
@@ -20,6 +21,7 @@ FLOORS = {
     "e2compile.bill": 6,
     "e2compile.budget": 6,
     "e2compile.cache": 6,
+    "e2compile.call_bill": 6,
     "e2compile.compare": 6,
     "e2compile.compiler": 6,
     "e2compile.counting": 6,
@@ -28,12 +30,13 @@ FLOORS = {
     "e2compile.measure": 6,
     "e2compile.options": 6,
     "e2compile.presets": 6,
+    "e2compile.report": 6,
     "e2compile.schedule": 6,
     "e2compile.verification": 6,
     "e2compile.targets": 5,
     "e2compile.passes": 4,
     "e2compile.energy": 3,
-    "e2compile.report": 3,
+    "e2compile.exchange": 3,
     "e2compile.decompose": 2,
     "e2compile.differentiate": 2,
     "e2compile.forward": 2,
@@ -45,11 +48,15 @@ FLOORS = {
     "e2compile.pipeline": 2,
     "e2compile.runtime": 2,
     "e2compile.graph": 1,
+    "e2compile.graph_data": 1,
     "e2compile.ops": 1,
     "e2compile.task": 1,
     "e2compile.collector": 0,
     "e2compile.errors": 0,
 }
+
+# The subpackages of the FPGA target: each builds on those before it alone.
+VTA = ("isa", "analysis", "schedule", "program", "host", "device", "simulator", "report")
 
 MODULES = modules()
 HOST = "llvm"
@@ -105,6 +112,26 @@ def test_targets_do_not_know_each_other() -> None:
                 if t.startswith("e2compile.targets.") and t.split(".")[2] not in (own[2], "base", HOST)
             ]
             assert others == [], name
+
+
+def vta_floor(name: str) -> int:
+    """Of a module of the FPGA target's, or of something in it; what lies in no subpackage is above all."""
+    part = name.removeprefix("e2compile.targets.vta.").split(".")[0]
+    return VTA.index(part) if part in VTA else len(VTA)
+
+
+@pytest.mark.parametrize("part", VTA)
+def test_subpackages_of_the_fpga_target_build_on_earlier_ones(part: str) -> None:
+    own = [name for name in MODULES if name.startswith(f"e2compile.targets.vta.{part}.")]
+    assert own != []
+    for name in own:
+        used = [t for t in imports(MODULES[name]) if t.startswith("e2compile.targets.vta.")]
+        assert [t for t in used if vta_floor(t) > VTA.index(part)] == [], name
+
+
+def test_every_subpackage_of_the_fpga_target_has_a_floor() -> None:
+    folder = PLACES["e2compile.targets"] / "vta"
+    assert {path.parent.name for path in folder.glob("*/__init__.py")} == set(VTA)
 
 
 def test_importing_the_package_loads_neither_torch_nor_tvm() -> None:

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from e2compile.graph import StepGraph, conditional
+from e2compile.graph import Kind, Slot, StepGraph, conditional
 from e2compile.ops import INTEGER_CONVOLUTION
 from e2compile.passes import SignPredict
 from e2compile.pipeline import capture
-from e2compile.verification.oracle import Decision, Oracle, Stored, _Interpreter
+from e2compile.verification.oracle import Decision, Oracle, Stored
 from e2compile.verification.replay import Start, Values, arguments_of
 from e2compile.verification.verify import _decided
 from tests.guarded import MASKS, batch, guarded
@@ -63,9 +63,8 @@ def rows(decisions: list[Decision]) -> list[str]:
 def test_a_product_must_be_the_same(change: Callable[[Tensor], Tensor], failed: list[str]) -> None:
     step, begin = integers()
     node, value = own(step, begin, INTEGER_CONVOLUTION, 1)
-    oracle = Oracle(step, begin, {node: Stored(change(value))})
-    oracle(torch.float32)
-    assert rows(oracle.record) == failed
+    _, decisions = Oracle(step, begin, {node: Stored(change(value))}).judged()
+    assert rows(decisions) == failed
 
 
 @pytest.mark.parametrize(("by", "count", "failed"), [(1, 1, 0), (2, 1, 1), (1, 40, 1)])
@@ -76,9 +75,8 @@ def test_a_code_may_be_off_by_one_here_and_there(by: int, count: int, failed: in
     node, value = own(step, begin, aten._to_copy.default, place)
     moved = value.flatten().clone()
     moved[:count] = torch.where(moved[:count] > 100, moved[:count] - by, moved[:count] + by)
-    oracle = Oracle(step, begin, {node: Stored(moved.reshape(value.shape))})
-    oracle(torch.float32)
-    assert len(rows(oracle.record)) == failed
+    _, decisions = Oracle(step, begin, {node: Stored(moved.reshape(value.shape))}).judged()
+    assert len(rows(decisions)) == failed
 
 
 def test_a_flag_may_flip_only_where_its_sides_are_near_each_other() -> None:
@@ -88,28 +86,20 @@ def test_a_flag_may_flip_only_where_its_sides_are_near_each_other() -> None:
     node, mask = own(step, begin, aten.gt.Scalar, 0)
     flipped = mask.clone()
     flipped[0] = ~flipped[0]
-    oracle = Oracle(step, begin, {node: Stored(flipped)})
-    result = oracle(torch.float64)
-    assert rows(oracle.record) == ["decisions not explained by rounding"]
+    result, decisions = Oracle(step, begin, {node: Stored(flipped)}).judged()
+    assert rows(decisions) == ["decisions not explained by rounding"]
     plain = Oracle(step, begin, {})(torch.float64)
     assert any(not torch.equal(result[key], plain[key]) for key in plain)
 
 
 def cut_gradient(flag: Tensor, x: Tensor) -> Tensor:
-    """The gradient of a ReLU, 50 where it passes, as codes."""
+    """The gradient of a ReLU, 50 where it passes, less its mean, as codes."""
     cut = aten.where.self(flag, aten.mul.Scalar(x, 0.0), aten.full_like.default(x, 50.0))
-    return aten._to_copy.default(cut, dtype=torch.int8)
-
-
-def typed(function: Callable[..., object]) -> fx.GraphModule:
-    graph = fx.symbolic_trace(function)
-    for node in graph.graph.nodes:
-        node.meta["val"] = torch.empty(4)
-    return graph
+    return aten._to_copy.default(aten.sub.Tensor(cut, aten.mean.default(cut)), dtype=torch.int8)
 
 
 def in_one() -> fx.GraphModule:
-    return typed(lambda x: cut_gradient(aten.le.Scalar(x, 0.0), x))
+    return fx.symbolic_trace(lambda x: [cut_gradient(aten.le.Scalar(x, 0.0), x)])
 
 
 def in_conditionals() -> fx.GraphModule:
@@ -120,30 +110,40 @@ def in_conditionals() -> fx.GraphModule:
     some = graph.call_function(aten.full.default, ([], True))
     (flag,) = conditional(graph, some, [x], [torch.empty(4)], ("first", "first"))
     (code,) = conditional(graph, some, [flag, x], [torch.empty(4)], ("last", "last"))
-    graph.output(code)
+    graph.output([code])
     branches = {
-        "first": typed(lambda x: [aten.le.Scalar(x, 0.0)]),
-        "last": typed(lambda flag, x: [cut_gradient(flag, x)]),
+        "first": fx.symbolic_trace(lambda x: [aten.le.Scalar(x, 0.0)]),
+        "last": fx.symbolic_trace(lambda flag, x: [cut_gradient(flag, x)]),
     }
     return fx.GraphModule(branches, graph)
 
 
 @pytest.mark.parametrize("made", [in_one, in_conditionals])
-@pytest.mark.parametrize(("at_the_kink", "far"), [(1e-9, 0.0), (0.1, 0.25)])
-def test_a_code_behind_a_close_comparison_is_explained(
-    made: Callable[[], fx.GraphModule], at_the_kink: float, far: float
+@pytest.mark.parametrize(
+    ("at_the_kink", "program", "far"),
+    [
+        # passes: 50 twice, 25 less a mean of 37; cut: a mean of 25
+        (1e-9, [25, -25, -25, 25], 0.0),
+        (1e-9, [12, -38, 12, 12], 0.0),
+        (1e-9, [25, -25, -35, 25], 0.25),
+        (1e-9, [12, -38, 12, 1], 0.25),
+        (0.1, [25, -25, -25, 25], 1.0),
+    ],
+)
+def test_codes_behind_a_close_comparison_are_explained(
+    made: Callable[[], fx.GraphModule], at_the_kink: float, program: list[int], far: float
 ) -> None:
-    """A ReLU's gradient passed here and was cut in the program, whose kernel kept no mask."""
+    """The third gradient passed here and may have been cut in the program, whose kernel kept no mask. That
+    moves its own code, and through the mean the others; but none of them further."""
     module = made()
     graphs = [part.graph for part in module.modules() if isinstance(part, fx.GraphModule)]
     (code,) = (
         node for g in graphs for node in g.find_nodes(op="call_function", target=aten._to_copy.default)
     )
-    stored = Stored(torch.tensor([50, 0, 0, 50], dtype=torch.int8))
-    record: list[Decision] = []
-    values = torch.tensor([1.0, -1.0, at_the_kink, 2.0])
-    _Interpreter(module, {code: stored}, torch.float64, record).run(values)
-    assert [(d.flipped, d.far) for d in record] == [(0.25, far)]
+    begin = Start({}, (torch.tensor([1.0, -1.0, at_the_kink, 2.0]),), 0, 0, [])
+    step = StepGraph(module, (Slot(Kind.DATA, "0"),), (Slot(Kind.METRIC, "codes"),))
+    _, (decision,) = Oracle(step, begin, {code: Stored(torch.tensor(program, dtype=torch.int8))}).judged()
+    assert decision.far == far
 
 
 def test_the_other_side_of_a_kink_is_taken_where_asked() -> None:
@@ -152,9 +152,9 @@ def test_the_other_side_of_a_kink_is_taken_where_asked() -> None:
     def gradient(x: Tensor) -> tuple[Tensor, Tensor]:
         return aten.le.Scalar(aten.relu.default(x), 0.0), aten.gt.Scalar(x, 0.0)
 
-    graph = fx.symbolic_trace(gradient)
-    own, flipped = (
-        _Interpreter(graph, {}, torch.float64, [], is_flipped).run(values) for is_flipped in (False, True)
-    )
+    results = (Slot(Kind.METRIC, "cut"), Slot(Kind.METRIC, "positive"))
+    step = StepGraph(fx.symbolic_trace(gradient), (Slot(Kind.DATA, "0"),), results)
+    oracle = Oracle(step, Start({}, (values,), 0, 0, []), {})
+    own, flipped = (oracle(torch.float64, flip=flip).values() for flip in (0.0, 1e-6))
     assert [t.tolist() for t in own] == [[False, True, False, True], [True, False, True, False]]
     assert [t.tolist() for t in flipped] == [[False, True, True, False], [True, False, False, True]]

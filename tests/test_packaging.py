@@ -148,6 +148,17 @@ def test_energy_is_priced_and_calibrated_without_torch(
     assert "written" in run(device, "-m", "e2compile", "calibrate", "--log", str(log), *options, cwd=tmp_path)
 
 
+def test_a_report_is_written_and_graphs_are_exported_without_torch(
+    device: Path, program_folder: Path, tmp_path: Path
+) -> None:
+    out = str(program_folder)
+    run(device, "-m", "e2compile", "report", out, "--html", "-o", "report.html", cwd=tmp_path)
+    assert "<script" in (tmp_path / "report.html").read_text()
+    for name in ("onnx", "dot", "json"):
+        options = ("--format", name, "--stage", "smd", "-o", f"stage.{name}")
+        assert "written" in run(device, "-m", "e2compile", "export", out, *options, cwd=tmp_path)
+
+
 def test_targets_are_listed_without_torch(device: Path, tmp_path: Path) -> None:
     assert "cpu" in run(device, "-m", "e2compile", "targets", cwd=tmp_path)
 

@@ -19,7 +19,7 @@ from e2compile.energy.traffic import Fused, Traffic, Unfused
 from e2compile.energy.work import STEP, Amounts, Condition, Item, Work, together
 from e2compile.graph import Kind, StepGraph, entry_points, live_first, targets, where
 from e2compile.guards.batch_axis import Axis, batch_axes
-from e2compile.lower.inline import inlined, live_of
+from e2compile.lower.inline import inlined, live_of, origin
 from e2compile.lower.kinds import CONSTANTS
 from e2compile.lower.views import VIEWS
 from e2compile.ops import GUARD
@@ -27,6 +27,9 @@ from e2compile.ops import GUARD
 aten = torch.ops.aten
 
 EVALUATION = "evaluation"
+
+# The work of each call, what grows with its live samples apart from what does not.
+ByNode = dict[fx.Node, tuple[Item, ...]]
 
 _FREE = (*VIEWS, *CONSTANTS, operator.getitem)
 
@@ -39,20 +42,35 @@ def count(step: StepGraph, planned: bool = False) -> Work:
 
     Raises CompileError for operators of which no work is known.
     """
+    return total(count_nodes(step, planned))
+
+
+def count_nodes(step: StepGraph, planned: bool = False) -> ByNode:
+    """The same work by the call that it is of, in the graph itself or in a branch of it."""
     entries = entry_points(step)
-    work = _count(inlined(entries.step), planned)
+    found = _count(inlined(entries.step), planned)
     if entries.keep is None:
-        return work
-    return together([_count(entries.keep, planned), work.under(Condition(STEP))])
+        return found
+    # the guard's own graph is a copy under the same names
+    outer = {node.name: node for node in step.graph.nodes}
+    guard = {outer[node.name]: items for node, items in _count(entries.keep, planned).items()}
+    return guard | {node: Work(items).under(Condition(STEP)).items for node, items in found.items()}
+
+
+def total(found: ByNode) -> Work:
+    """The work of all calls, those of one place added up."""
+    return together(map(Work, found.values())).merged()
 
 
 def count_evaluation(step: StepGraph, planned: bool = False) -> Work:
     """The work of one batch's evaluation."""
-    return Work(tuple(replace(item, phase=EVALUATION) for item in _count(inlined(step), planned).items))
+    work = total(_count(inlined(step), planned))
+    return Work(tuple(replace(item, phase=EVALUATION) for item in work.items))
 
 
-def _count(flat: StepGraph, planned: bool) -> Work:
-    return Work(tuple(_Counter(flat, Fused(flat) if planned else Unfused()).items())).merged()
+def _count(flat: StepGraph, planned: bool) -> ByNode:
+    """Work by the call that a node of the graph without conditionals stands for."""
+    return dict(_Counter(flat, Fused(flat) if planned else Unfused()).items())
 
 
 class _Counter:
@@ -63,11 +81,11 @@ class _Counter:
         is_guarded = any(live_of(node) for node in self.graph.nodes)
         self.axes: dict[fx.Node, Axis] = batch_axes(flat) if is_guarded else {}
 
-    def items(self) -> Iterator[Item]:
+    def items(self) -> Iterator[tuple[fx.Node, tuple[Item, ...]]]:
         needed = live_first([self.graph.output_node()])
         for node in self.graph.nodes:
             if node.op == "call_function" and node.target not in _FREE and node in needed:
-                yield from self._of(node)
+                yield origin(node), tuple(self._of(node))
 
     def _of(self, node: fx.Node) -> Iterator[Item]:
         """What grows with the live samples, and what is done once for all of them."""

@@ -124,10 +124,12 @@ def _at(item: Item, shares: Mapping[str, float]) -> Item:
 
 def to_rows(work: Work) -> list[list[Any]]:
     """Work as JSON holds it."""
-    return [
-        [i.phase, i.module, i.where, i.operator, i.amounts, [[c.name, c.samples] for c in i.when]]
-        for i in work.items
-    ]
+    return [[i.phase, i.module, i.where, i.operator, i.amounts, when(i)] for i in work.items]
+
+
+def when(item: Item) -> list[list[Any]]:
+    """An item's conditions as JSON holds them."""
+    return [[condition.name, condition.samples] for condition in item.when]
 
 
 def from_rows(rows: Iterable[Any]) -> Work:

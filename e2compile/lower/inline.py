@@ -23,6 +23,11 @@ def live_of(node: fx.Node) -> Live:
     return live
 
 
+def origin(node: fx.Node) -> fx.Node:
+    """The call of the graph that was lowered which a node of the graph without conditionals stands for."""
+    return node.meta.get("origin", node)  # type: ignore[no-any-return]
+
+
 def inlined(step: StepGraph) -> StepGraph:
     """The graph without conditionals: the calls of each, marked with the condition that lets them run.
 

@@ -28,6 +28,9 @@ from e2compile.lower.schedule import (
 )
 from e2compile.lower.views import Shape, shape_of
 
+# The module's attribute that holds `lines`.
+LINES = "e2.lines"
+
 
 class Lowering:
     """Collects functions and their kernels; equal kernels are generated once.
@@ -55,7 +58,7 @@ class Lowering:
         self.called[name] = tuple(str(self.kernel(k).name_hint) for k in _plain(self.schedules[name].kernels))
 
     def module(self) -> IRModule:
-        return self.builder.get()
+        return self.builder.get().with_attr(LINES, self.lines())
 
     def lines(self) -> dict[str, list[str]]:
         """The model's lines that each kernel of a contraction or pooling computes something of."""
@@ -66,6 +69,15 @@ class Lowering:
                     lines = found.setdefault(str(self.kernel(item).name_hint), {})
                     lines |= dict.fromkeys(where(r.node) for r in item.results if r.node is not None)
         return {name: list(lines) for name, lines in found.items()}
+
+    def sequence(self) -> dict[str, list[tuple[str, str, str]]]:
+        """Of each function the calls in order: the kernel, and phase and layer of its first result."""
+        return {
+            name: [
+                (kernel, *_place(item)) for kernel, item in zip(self.called[name], plan.kernels, strict=True)
+            ]
+            for name, plan in self.schedules.items()
+        }
 
     def kernel(self, item: LoopKernel | Call | LiveSamples) -> Any:
         """The global variable of a kernel, generated the first time it is asked for."""
@@ -86,6 +98,18 @@ class Lowering:
         if item.method in ("integer_convolution", "integer_weight_gradient"):
             return method(item.workload, item.signed, gated=gated)
         return method(item.workload, gated=gated)
+
+
+def _place(item: Kernel) -> tuple[str, str]:
+    """The phase and the module of what a kernel computes."""
+    if isinstance(item, Call):
+        node = item.results[0].node
+    elif isinstance(item, LoopKernel):
+        node = next((output for output in item.outputs if output is not None), None)
+    else:
+        node = item.node if isinstance(item, Copy) else item.live[-1]
+    meta = {} if node is None else node.meta
+    return meta.get("phase", ""), meta.get("module", "")
 
 
 def _plain(kernels: Sequence[Kernel]) -> Iterator[LoopKernel | Call | LiveSamples]:

@@ -9,6 +9,7 @@ from torch import fx
 from e2compile.lower.build import LoopKernel
 from e2compile.lower.contraction import Call
 from e2compile.lower.fuse import holder
+from e2compile.lower.inline import origin
 from e2compile.lower.layout import Order
 from e2compile.lower.schedule import Kernel, Schedule
 from e2compile.lower.views import Shape, shape_of, squeezed
@@ -57,11 +58,6 @@ def is_place(node: fx.Node) -> bool:
     call = node.args[0] if node.target is operator.getitem else None
     is_pool = isinstance(call, fx.Node) and call.target is torch.ops.aten.max_pool2d_with_indices.default
     return bool(is_pool and node.args[1] == 1)
-
-
-def origin(node: fx.Node) -> fx.Node:
-    """The call of the graph that was lowered which a node of the graph without conditionals stands for."""
-    return node.meta.get("origin", node)  # type: ignore[no-any-return]
 
 
 def _tap(plan: Schedule, number: int, argument: int, node: fx.Node, kernel: Kernel) -> Tap:

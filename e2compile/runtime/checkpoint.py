@@ -21,7 +21,8 @@ GENERATIONS = 2
 class Progress:
     """Where a run stands. `steps_per_epoch` and `data` say on what; losses are kept beside the state.
 
-    `counters` are sums over the executed steps.
+    `counters` are sums over the executed steps. `averaged` epochs are in the average of the weights, which
+    takes those that end after step `average_from`.
     """
 
     fingerprint: str
@@ -34,6 +35,8 @@ class Progress:
     best_accuracy: float | None
     history: tuple[dict[str, Any], ...]
     counters: dict[str, float]
+    averaged: int = 0
+    average_from: int | None = None
 
 
 def save(folder: Path, progress: Progress, arrays: dict[str, NDArray[Any]]) -> None:

@@ -2,8 +2,10 @@
 
 import json
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors.numpy import save_file
 
@@ -14,20 +16,23 @@ from e2compile.runtime.state import read
 
 DEFAULT_RUN = "default"
 
+Saved = Literal["newest", "best", "averaged", "initial"]
 
-def choose_state(program: Program, run: str | None = None, best: bool = False, initial: bool = False) -> str:
-    """Put a run's state into a program, and say which: its newest checkpoint, or the best by validation.
+
+def choose_state(program: Program, run: str | None = None, which: Saved = "newest") -> str:
+    """Put a run's state into a program, and say which: its newest checkpoint, the best by validation, or the
+    average of its weights.
 
     Without a run that is the run `default`, or the initial state where nothing was trained.
     Raises UsageError for a run that is not there, or whose state is damaged.
     """
     folder = program.folder / "runs" / (run or DEFAULT_RUN)
-    if initial or (run is None and not best and not folder.is_dir()):
+    if which == "initial" or (run is None and which == "newest" and not folder.is_dir()):
         return "the initial state"
     if not folder.is_dir():
         raise UsageError(f"{program.folder} has no run {folder.name!r}; {_runs(folder.parent)}")
-    if best:
-        return _best(program, folder)
+    if which != "newest":
+        return _weights(program, folder, which)
     try:
         found = checkpoint.newest(folder / "checkpoints", program.manifest.fingerprint)
     except UsageError as error:
@@ -41,12 +46,16 @@ def choose_state(program: Program, run: str | None = None, best: bool = False, i
     return f"run {folder.name!r} after {progress.position:,} steps"
 
 
-def _best(program: Program, folder: Path) -> str:
-    path = folder / "best.safetensors"
+def _weights(program: Program, folder: Path, which: Saved) -> str:
+    path = folder / f"{which}.safetensors"
     if not path.is_file():
-        raise UsageError(f"run {folder.name!r} has no best state: no epoch of it was scored")
+        why = {
+            "best": "no epoch of it was scored",
+            "averaged": "it is made at the end of a run with --swa-start",
+        }[which]
+        raise UsageError(f"run {folder.name!r} has no {which} state: {why}")
     program.restore(program.arrays() | read(path), str(path))
-    return f"the best state of run {folder.name!r}"
+    return f"the {which} state of run {folder.name!r}"
 
 
 def _runs(folder: Path) -> str:
@@ -60,16 +69,22 @@ def save_weights(program: Program, path: Path) -> int:
     `model.load_state_dict(safetensors.torch.load_file(path))` takes them. Written whole or not at all.
     """
     weights = program.state_dict()
+    write_whole(path, lambda temporary: save_file(weights, temporary))
+    return len(weights)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file by `write`, which is given a temporary one; UsageError where it cannot be written."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(weights, temporary)
+        write(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
     finally:
-        temporary.unlink(missing_ok=True)
-    return len(weights)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def check_writable(path: Path | None) -> None:

@@ -3,11 +3,9 @@
 import json
 import os
 import re
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,10 @@ from numpy.typing import NDArray
 
 from e2compile.errors import UsageError
 from e2compile.runtime import checkpoint
+from e2compile.runtime.averaging import Average, estimate_statistics
 from e2compile.runtime.checkpoint import Progress
 from e2compile.runtime.datasets import Dataset, Items, Source, arrays, load
+from e2compile.runtime.interrupts import interrupts_held
 from e2compile.runtime.loader import Augment, Loader, evaluation, split_validation
 from e2compile.runtime.program import Evaluation, Program, StepResult
 
@@ -31,7 +31,8 @@ class Options:
     """How a run goes. `steps` overrides `epochs`; both None means the program's own epochs.
 
     `validation` is the share of the training split held out to choose the best checkpoint by;
-    `checkpoint_every` counts scheduled steps.
+    `checkpoint_every` counts scheduled steps. `swa_start` is the share of the run after which the weights
+    at the end of each epoch go into an average (stochastic weight averaging); None: no average.
     """
 
     epochs: int | None = None
@@ -40,6 +41,7 @@ class Options:
     resume: bool = False
     validation: float = 0.1
     checkpoint_every: int = 500
+    swa_start: float | None = None
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.steps is not None:
@@ -48,6 +50,8 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
+        if self.swa_start is not None and not 0 <= self.swa_start < 1:
+            raise UsageError(f"swa_start is a share of the run, at least 0 and below 1, not {self.swa_start}")
         if not re.fullmatch(r"\w[\w.-]*", self.run):
             raise UsageError(f"a run's name is made of letters, digits, '_', '-', '.', unlike {self.run!r}")
 
@@ -82,6 +86,8 @@ class Results:
     Means over the executed steps: `executed` is the share of samples that each gated block ran for,
     `predicted` the share of each convolution's weights whose sign was sure, `fallback` the share of steps in
     which the rest of its product ran, `errors` that of predicted signs that were wrong, where measured.
+    `averaged_accuracy` and `averaged_test_loss` are those of the mean of the weights after `averaged_epochs`
+    epochs, with batch-norm statistics of their own; None and 0 where nothing was averaged.
     `modelled_device_seconds` is what a cycle model says that the device took for the executed steps; None for
     a program without a device. `energy` is what the run's `price` says of all that it executed.
     """
@@ -99,6 +105,9 @@ class Results:
     fallback: dict[str, float] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    averaged_epochs: int = 0
+    averaged_accuracy: float | None = None
+    averaged_test_loss: float | None = None
     modelled_device_seconds: float | None = None
     energy: dict[str, Any] | None = None
 
@@ -147,6 +156,7 @@ class Run:
         price: Callable[[Executed], dict[str, Any]] | None = None,
     ) -> None:
         self.program, self.options, self.price = program, options, price
+        program.check_machine()
         self.dataset = resolve(data, program)
         self.augment = Augment.of(self.dataset)
         self.train, self.validation = split_validation(self.dataset.train, options.validation, program.seed)
@@ -154,6 +164,7 @@ class Run:
         program.steps_per_epoch = self.loader.steps_per_epoch
         self.folder = program.folder / "runs" / options.run
         self.losses: list[float] = []
+        self.average = Average()
         self.progress = Progress(
             program.manifest.fingerprint,
             program.seed,
@@ -167,12 +178,25 @@ class Run:
             counters={},
         )
         self.total = self._total()
+        self.progress = replace(self.progress, average_from=self._average_from())
 
     def _total(self) -> int:
         if self.options.steps is not None:
             return self.options.steps
         epochs = self.options.epochs if self.options.epochs is not None else self.program.manifest.epochs
         return epochs * self.loader.steps_per_epoch
+
+    def _average_from(self) -> int | None:
+        """The step after which ends of epochs go into the average."""
+        if self.options.swa_start is None:
+            return None
+        start = round(self.options.swa_start * self.total)
+        if self.total // self.loader.steps_per_epoch * self.loader.steps_per_epoch <= start:
+            raise UsageError(
+                f"no epoch ends after step {start:,} of {self.total:,}, so there is nothing to average: "
+                f"an epoch has {self.loader.steps_per_epoch:,} steps"
+            )
+        return start
 
     def go(self, watch: Callable[[Event], None] | None = None) -> Results:
         """Train to the end. An interrupt lets the step end and writes a checkpoint; it resumes to the bit."""
@@ -204,10 +228,24 @@ class Run:
             raise UsageError(f"the run was under seed {progress.seed}, the program's is {self.progress.seed}")
         if (progress.data, progress.steps_per_epoch) != (self.progress.data, self.progress.steps_per_epoch):
             raise UsageError(f"the run was on {progress.data} with {progress.steps_per_epoch} steps an epoch")
+        self._check_average(progress)
         self.losses = state.pop(_LOSSES).tolist()
+        self.average = Average.taken_from(state, progress.averaged)
         self.program.restore(state, "the checkpoint")
         self.program.position = progress.position
-        self.progress = progress
+        self.progress = replace(progress, average_from=self.progress.average_from)
+
+    def _check_average(self, found: Progress) -> None:
+        """UsageError where a run already went by what it averages and shall now average something else."""
+        old, new = found.average_from, self.progress.average_from
+        if old != new and found.position > min(start for start in (old, new) if start is not None):
+            said = [
+                "averages no weights" if s is None else f"averages from step {s:,} on" for s in (old, new)
+            ]
+            raise UsageError(
+                f"at step {found.position:,} the run {said[0]}, and would now be one that {said[1]}: "
+                "resume it with the same --swa-start and length, or start anew without --resume"
+            )
 
     def _batches(self) -> Any:
         kept = (s for s in range(self.progress.position, self.total) if self.program.keep(s))
@@ -255,37 +293,70 @@ class Run:
         return {name.removesuffix(suffix): total / steps for name, total in sums if name.endswith(suffix)}
 
     def executed(self, tested: bool = False) -> Executed:
-        """What was executed so far, the test at the end among it where it is `tested`."""
+        """What was executed so far, and where it is `tested` what the end of the run takes.
+
+        That is the test and, for an average, an epoch of steps of which none is dropped, and its test.
+        """
         size = self.program.batch_size
         evaluated = len(self.progress.history) * -(-len(self.validation) // size)
+        is_averaged = tested and self.average.count > 0
+        more = self.loader.steps_per_epoch if is_averaged else 0
         if tested:
-            evaluated += -(-len(self.dataset.test) // size)
+            evaluated += (1 + is_averaged) * -(-len(self.dataset.test) // size)
         shares = self._mean(".executed", size) | self._mean(".fallback") if self.progress.executed else {}
-        return Executed(self.progress.position, self.progress.executed, evaluated, shares)
+        return Executed(self.progress.position + more, self.progress.executed + more, evaluated, shares)
 
     def _epoch(self) -> None:
-        """Evaluate on the held-out part and keep the best state."""
+        """Evaluate on the held-out part, keep the best state, and average."""
+        self._add_to_average()
         score = evaluate(self.program, self.validation, self.augment)
         row = {"step": self.progress.position, "loss": score.loss, "accuracy": score.accuracy}
         self.progress = replace(self.progress, history=(*self.progress.history, row))
         best = self.progress.best_accuracy
         if score.accuracy is not None and (best is None or score.accuracy > best):
             self.progress = replace(self.progress, best_accuracy=score.accuracy)
-            self._save_best()
+            self._save_weights("best")
+
+    def _add_to_average(self) -> None:
+        start, is_end = self.progress.average_from, self.progress.position % self.loader.steps_per_epoch == 0
+        if start is not None and is_end and self.progress.position > start:
+            self.average.add(self.program.parameters())
+            self.progress = replace(self.progress, averaged=self.average.count)
 
     def _save(self) -> None:
         losses: NDArray[Any] = np.array(self.losses, np.float64)
-        checkpoint.save(self.folder / "checkpoints", self.progress, self.program.arrays() | {_LOSSES: losses})
+        arrays = self.program.arrays() | self.average.arrays() | {_LOSSES: losses}
+        checkpoint.save(self.folder / "checkpoints", self.progress, arrays)
 
-    def _save_best(self) -> None:
+    def _save_weights(self, name: str) -> None:
+        """Write the program's parameters and buffers to the run's folder."""
         from safetensors.numpy import save_file
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.program.weights(), self.folder / ".best")
-        os.replace(self.folder / ".best", self.folder / "best.safetensors")
+        save_file(self.program.weights(), self.folder / f".{name}")
+        os.replace(self.folder / f".{name}", self.folder / f"{name}.safetensors")
+
+    def _evaluate_average(self) -> Evaluation:
+        """Score the average and write it; the program ends in the state that it was in.
+
+        Its statistics come from the epoch of batches that would have been next.
+        """
+        last, position = self.program.arrays(), self.program.position
+        batches = self.loader.prefetch(range(position, position + self.loader.steps_per_epoch))
+        weights = self.average.mean()
+        try:
+            weights |= estimate_statistics(self.program, weights, batches)
+            self.program.restore(last | weights)
+            self.program.position = position
+            self._save_weights("averaged")
+            return evaluate(self.program, self.dataset.test, self.augment)
+        finally:
+            self.program.restore(last)
+            self.program.position = position
 
     def _finish(self) -> Results:
         test = evaluate(self.program, self.dataset.test, self.augment)
+        averaged = self._evaluate_average() if self.average.count else None
         images = self.progress.executed * self.program.batch_size
         results = Results(
             steps_scheduled=self.progress.position,
@@ -301,32 +372,11 @@ class Run:
             fallback=self._mean(".fallback"),
             errors=self._mean(".errors"),
             history=list(self.progress.history),
+            averaged_epochs=self.average.count,
+            averaged_accuracy=averaged.accuracy if averaged else None,
+            averaged_test_loss=averaged.loss if averaged else None,
             modelled_device_seconds=self.progress.counters.get(_DEVICE),
             energy=None if self.price is None else self.price(self.executed(tested=True)),
         )
         (self.folder / "results.json").write_text(json.dumps(vars(results), indent=1) + "\n")
         return results
-
-
-@contextmanager
-def interrupts_held() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C is noted, not raised, so that no step is cut in two; a second one is raised at once.
-
-    Does nothing outside the main thread, or where the process ignores SIGINT.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    noted: list[int] = []
-
-    def note(number: int, _: object) -> None:
-        noted.append(number)
-        signal.signal(signal.SIGINT, before)
-
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or not callable(before):
-        yield lambda: False
-        return
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(noted)
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from e2compile.errors import UsageError
+from e2compile.runtime.host import Host
 
-SCHEMA = 1
+SCHEMA = 2
 NAME = "manifest.json"
 
 
@@ -51,11 +52,14 @@ class Function:
 class Manifest:
     """Everything about a Program that is not in its library or its state.
 
-    `aliases` are second names of tied tensors; `hidden` is state that the module's state_dict does not hold.
+    `host` is the machine that its library is for.
+    `aliases` are second names of tied tensors; `hidden` is state that the module's state_dict does not hold;
+    `statistics` are the running statistics of batch norms, each with a step's share in the new one.
     """
 
     fingerprint: str
     target: str
+    host: Host
     seed: int
     functions: dict[str, Function]
     passes: tuple[str, ...]
@@ -64,6 +68,7 @@ class Manifest:
     schedule_unit: str
     aliases: dict[str, str]
     hidden: tuple[str, ...]
+    statistics: dict[str, float]
     versions: dict[str, str]
     source: str
     created: str
@@ -104,6 +109,8 @@ def read(folder: Path) -> Manifest:
     if stated != own_digest(content):
         raise UsageError(f"{path} is corrupted: compile the program again")
     content["functions"] = {name: Function.parse(f) for name, f in content["functions"].items()}
+    host = content["host"]
+    content["host"] = Host(**(host | {"features": tuple(host["features"])}))
     for name in ("passes", "hidden"):
         content[name] = tuple(content[name])
     return Manifest(**content)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from e2compile.errors import UsageError
 from e2compile.runtime import devices
+from e2compile.runtime import host as hosts
 from e2compile.runtime import manifest as manifests
 from e2compile.runtime import state as states
 from e2compile.runtime.engine import Library
@@ -64,6 +65,7 @@ class Program:
     @cached_property
     def driver(self) -> Any:
         """What drives the device, attached when the code is first called; None for a target that has none."""
+        self.check_machine()
         return devices.attach(self.manifest.target, self.folder, self._code.module, self.device)
 
     @property
@@ -71,6 +73,10 @@ class Program:
         """The code with its device attached: what is only compiled or exported takes no TVM."""
         _ = self.driver
         return self._code
+
+    def check_machine(self) -> None:
+        """Raise MissingError where this machine cannot run the program."""
+        hosts.check(self.manifest.host, self.folder)
 
     @property
     def seed(self) -> int:
@@ -90,10 +96,13 @@ class Program:
         held = ((t, _numpy(self._state[t.target])) for t in self.manifest.state)
         return {states.name_of(t): states.from_memory(array, t) for t, array in held}
 
+    def parameters(self) -> dict[str, NDArray[Any]]:
+        """What the optimizer trains, in the module's layout."""
+        return self._of("parameter")
+
     def weights(self) -> dict[str, NDArray[Any]]:
         """Parameters and buffers in the module's layout, those that the user's module lacks included."""
-        names = {t.target for t in self.manifest.state if t.kind in ("parameter", "buffer")}
-        return {name: array for name, array in self.arrays().items() if name in names}
+        return self._of("parameter", "buffer")
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Parameters and buffers with the names and layouts of the user's module, tied names included."""
@@ -157,6 +166,7 @@ class Program:
         from e2compile.runtime.fit import evaluate, resolve
         from e2compile.runtime.loader import Augment
 
+        self.check_machine()
         dataset = resolve(data, self)
         return evaluate(self, dataset.test, Augment.of(dataset))
 
@@ -169,6 +179,10 @@ class Program:
         """Let go of the program's device, so that others can have it; the program runs no more."""
         if "driver" in vars(self) and self.driver is not None:
             self.driver.close()
+
+    def _of(self, *kinds: str) -> dict[str, NDArray[Any]]:
+        names = {states.name_of(t) for t in self.manifest.state if t.kind in kinds}
+        return {name: array for name, array in self.arrays().items() if name in names}
 
     def _call(self, name: str, values: Mapping[str, Any]) -> list[Any]:
         if self.driver is not None:

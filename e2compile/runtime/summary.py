@@ -30,8 +30,8 @@ class Summary:
     """Sizes in bytes: `state` lives as long as the program, `planned` is the largest function's temporaries.
 
     `operators` counts those of the whole step before joint passes, `calls` each function's kernel calls.
-    `passed` is None for a program that was not verified. `dense` says which guarded blocks run for all
-    samples, and why.
+    `passed` is None for a program that was not verified; `ran` says what was compared.
+    `dense` says which guarded blocks run for all samples, and why.
     """
 
     operators: int
@@ -41,6 +41,7 @@ class Summary:
     planned: int
     passed: bool | None
     worst: Check | None
+    ran: str | None = None
     dense: tuple[str, ...] = ()
 
 
@@ -54,7 +55,9 @@ def summarise(program: Program) -> Summary:
     operators = find_stage(read_stages(program.folder), "differentiated").calls
     dense = tuple(note for s in report["stages"] if s["name"] == "outlined" for note in s["notes"])
     calls, kernels = report["calls"], report["kernels"]
-    return Summary(operators, calls, kernels, state, planned, verified["passed"], worst, dense)
+    return Summary(
+        operators, calls, kernels, state, planned, verified["passed"], worst, verified["ran"], dense
+    )
 
 
 def compile_report(folder: Path) -> dict[str, Any]:

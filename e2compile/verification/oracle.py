@@ -5,25 +5,23 @@ oracle takes the program's decisions - gates, codes, masks, places of maxima - w
 and says how far its own would have been from them; integers that are no decision must be the same.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import reduce
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from e2compile.graph import StepGraph, targets, where
-from e2compile.lower.kinds import ARITHMETIC, COMPARISONS
+from e2compile.lower.kinds import COMPARISONS
 from e2compile.ops import PRODUCTS
 from e2compile.verification.replay import Start, Values, arguments_of
 
-_ELEMENTWISE = (*ARITHMETIC, *COMPARISONS, torch.ops.aten.where.self, torch.ops.aten._to_copy.default)
 _COND = torch.ops.higher_order.cond
 # Two sides of a comparison this near to each other, as a share of the largest magnitude, may change places.
 _NEAR = 1e-5
 # As near are they as rounding usually makes them: the batch norms before a ReLU err by a few times 2^-24.
-_ROUNDING = 1e-6
+ROUNDING = 1e-6
 _EQUAL = 1e-37
 
 
@@ -40,10 +38,8 @@ class Decision:
     """How the oracle's own value of a call differs from the program's.
 
     `flipped` is the share of elements that differ at all, `far` of those that rounding does not explain:
-    codes that differ by more than one, flags whose two sides are not near each other; but not those that
-    hang on a comparison whose sides are near and that the program took within a kernel, as it may that of a
-    ReLU's gradient. `is_product` marks sums of integers, which may not differ. `unit` is the weight of one
-    code: that of a low byte is 1/256.
+    codes that differ by more than one, flags whose two sides are not near each other. `is_product` marks
+    sums of integers, which may not differ. `unit` is the weight of one code: that of a low byte is 1/256.
     """
 
     what: str
@@ -56,29 +52,54 @@ class Decision:
 
 
 class Oracle:
-    """Runs a step graph from one start with what a program stored; `record` is the last run's differences."""
+    """Runs a step graph from one start with what a program stored."""
 
     def __init__(self, step: StepGraph, start: Start, stored: Mapping[fx.Node, Stored]) -> None:
         self.step, self.start, self.stored = step, start, stored
-        self.record: list[Decision] = []
 
     def __call__(
         self,
         dtype: torch.dtype,
         layout: torch.memory_format = torch.contiguous_format,
         number: int | None = None,
-        is_flipped: bool = False,
+        flip: float = 0.0,
     ) -> Values:
         """The results in floats of `dtype`; `number` moves the weights a little, see Start.nudged.
 
-        `is_flipped` turns over what is close and the program has not stored: the other side of each kink.
+        `flip` turns over what is so close and the program has not stored: the other side of each kink.
         """
+        return self._run(dtype, lambda *_: None, layout, number, flip)
+
+    def judged(self) -> tuple[Values, list[Decision]]:
+        """The results in float64, and how the program's decisions differ from the oracle's own there.
+
+        A kernel decides in float32, and stores neither a ReLU's nor its gradient's choice. One that falls
+        the other way moves its own code, and through the sums of a batch norm a little those of a whole
+        channel. So what is still unexplained is held against runs with the other side of what is close, too.
+        """
+        judge = _Judge()
+        values = self._run(torch.float64, judge.see)
+        for share in (ROUNDING, _NEAR):
+            if judge.doubts:
+                self._run(torch.float64, judge.see_again, flip=share)
+        return values, judge.decisions()
+
+    def _run(
+        self,
+        dtype: torch.dtype,
+        see: "_See",
+        layout: torch.memory_format = torch.contiguous_format,
+        number: int | None = None,
+        flip: float = 0.0,
+    ) -> Values:
         arguments = arguments_of(self.step, self.start.nudged(number), dtype, layout)
-        self.record = []
-        interpreter = _Interpreter(self.step.module, self.stored, dtype, self.record, is_flipped)
         with torch.no_grad():
-            results = interpreter.run(*arguments)
+            results = _Interpreter(self.step.module, self.stored, dtype, see, flip).run(*arguments)
         return {(s.kind, s.target): value for s, value in zip(self.step.outputs, results, strict=True)}
+
+
+# Told of each call that the program has stored: its arguments, the oracle's own value, the program's.
+_See = Callable[[fx.Node, Any, Tensor, Stored], None]
 
 
 class _Interpreter(fx.Interpreter):
@@ -87,56 +108,32 @@ class _Interpreter(fx.Interpreter):
         module: fx.GraphModule,
         stored: Mapping[fx.Node, Stored],
         dtype: torch.dtype,
-        record: list[Decision],
-        is_flipped: bool = False,
+        see: _See,
+        flip: float = 0.0,
     ) -> None:
         super().__init__(module)
-        self.stored, self.dtype, self.record, self.is_flipped = stored, dtype, record, is_flipped
-        self.close: dict[fx.Node, Tensor] = {}
+        self.stored, self.dtype, self.see, self.flip = stored, dtype, see, flip
 
     def run_node(self, n: fx.Node) -> Any:
         if n.target is _COND:
             return self._conditional(n)
         value = super().run_node(n)
         stored = self.stored.get(n)
+        if stored is None and not self.flip:
+            return value
         args, _ = self.fetch_args_kwargs_from_env(n)
         if stored is None:
-            near = _kinks(n, args, value, _NEAR)
-            if near is None or not near.any():
-                return value
-            self.close[n] = near
-            if not self.is_flipped:
-                return value
-            return _other_side(args, value, _kinks(n, args, value, _ROUNDING))
-        self.record.append(_differences(n, args, value, stored, self._close(n)))
+            near = _kinks(n, args, value, self.flip)
+            return value if near is None else _other_side(args, value, near)
+        self.see(n, args, value, stored)
         if n.target in PRODUCTS:
             return value
         return stored.value if stored.rows is None else torch.where(stored.rows, stored.value, value)
 
     def _conditional(self, n: fx.Node) -> Any:
-        """The branch that is taken; what was close before it is so within, and the other way round."""
         (condition, taken, other, operands), _ = self.fetch_args_kwargs_from_env(n)
         branch = taken if bool(condition) else other
-        inner = _Interpreter(branch, self.stored, self.dtype, self.record, self.is_flipped)
-        places = branch.graph.find_nodes(op="placeholder")
-        given: Any = n.args[3]
-        inner.close |= _merged(zip(places, map(self._close, given), strict=True))
-        values = inner.run(*operands)
-        results = branch.graph.output_node().args[0]
-        self.close |= _merged((item, inner._close(results[item.args[1]])) for item in n.users)
-        return values
-
-    def _close(self, node: fx.Node) -> list[Tensor]:
-        """Where comparisons that the program took within a kernel, and stored nowhere, were close, of those
-        that decide about the same element of `node`."""
-        shape, seen, waiting = node.meta["val"].shape, {node}, [node]
-        while waiting:
-            for before in waiting.pop().all_input_nodes:
-                is_known = before.target in _ELEMENTWISE or before in self.close
-                if is_known and before not in seen and before.meta["val"].shape == shape:
-                    seen.add(before)
-                    waiting.append(before)
-        return [self.close[n] for n in seen if n in self.close]
+        return _Interpreter(branch, self.stored, self.dtype, self.see, self.flip).run(*operands)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if kwargs.get("dtype") is torch.float32:
@@ -144,26 +141,54 @@ class _Interpreter(fx.Interpreter):
         return super().call_function(target, args, kwargs)
 
 
-def _merged(close: Iterable[tuple[fx.Node, list[Tensor]]]) -> dict[fx.Node, Tensor]:
-    """One mask for each node of those that have any."""
-    return {node: reduce(torch.logical_or, masks) for node, masks in close if masks}
+class _Judge:
+    """Compares a program's decisions with those of one run, and what differs with other runs'."""
+
+    def __init__(self) -> None:
+        self.seen: dict[fx.Node, Decision] = {}
+        # The first run's own value, and where neither it nor a run since explains the program's.
+        self.doubts: dict[fx.Node, tuple[Tensor, Tensor]] = {}
+
+    def see(self, node: fx.Node, args: Any, own: Tensor, stored: Stored) -> None:
+        apart = _apart(own, stored.value)
+        far = apart > 1
+        if stored.value.dtype is torch.bool:
+            far = (apart > 0) & ~_near(node, args, apart)
+        elif stored.value.dtype is torch.int64:  # of equal maxima either may be taken
+            far = torch.zeros_like(far)
+        flipped, elements = apart > 0, apart.numel()
+        if stored.rows is not None:
+            counted = stored.rows.expand(apart.shape)
+            far, flipped, elements = far & counted, flipped & counted, int(counted.sum())
+        elements = max(elements, 1)
+        share = int(flipped.sum()) / elements
+        unit = node.meta.get("unit", 1.0)
+        is_product = node.target in PRODUCTS
+        self.seen[node] = Decision(targets(node), where(node), share, 0.0, elements, is_product, unit)
+        if far.any() and not is_product:
+            self.doubts[node] = own, far
+
+    def see_again(self, node: fx.Node, _: Any, other: Tensor, stored: Stored) -> None:
+        """A program's code is explained where it lies between the first run's and this one's, and each is
+        off by a rounding of its own."""
+        if node not in self.doubts:
+            return
+        own, far = self.doubts.pop(node)
+        detour = _apart(own, stored.value) + _apart(stored.value, other) - _apart(own, other)
+        far = far & (detour > (0 if stored.value.dtype is torch.bool else 2))
+        if far.any():
+            self.doubts[node] = own, far
+
+    def decisions(self) -> list[Decision]:
+        """Of each call, in the order of the first run."""
+        far = {node: int(where.sum()) for node, (_, where) in self.doubts.items()}
+        return [replace(d, far=far.get(node, 0) / d.elements) for node, d in self.seen.items()]
 
 
-def _differences(node: fx.Node, args: Any, own: Tensor, stored: Stored, close: Sequence[Tensor]) -> Decision:
-    apart = (own.to(torch.int64) - stored.value.to(torch.int64)).abs()
-    far = (apart > 1) & (apart < 255)  # a low byte wraps around where its high byte moves by one
-    if stored.value.dtype is torch.bool:
-        far = (apart > 0) & ~_near(node, args, apart)
-    elif stored.value.dtype is torch.int64:  # of equal maxima either may be taken
-        far = torch.zeros_like(far)
-    for near in close:
-        far &= ~near
-    if stored.rows is not None:
-        apart, far = (t[stored.rows.expand(t.shape)] for t in (apart, far))
-    elements = max(apart.numel(), 1)
-    shares = int((apart > 0).sum()) / elements, int(far.sum()) / elements
-    unit = node.meta.get("unit", 1.0)
-    return Decision(targets(node), where(node), *shares, elements, node.target in PRODUCTS, unit)
+def _apart(a: Tensor, b: Tensor) -> Tensor:
+    """How far values are from each other; bytes on a circle, as a low one wraps where its high one moves."""
+    apart = (a.to(torch.int64) - b.to(torch.int64)).abs()
+    return torch.minimum(apart, 256 - apart) if a.dtype.itemsize == 1 else apart
 
 
 def _kinks(node: fx.Node, args: Any, value: Tensor, share: float) -> Tensor | None:

@@ -5,9 +5,9 @@ from typing import Any, Protocol
 
 import tvm.tirx.script.builder as T
 
-from e2compile.targets.llvm.dot import BYTES, LEAST_WIDTH, OFFSETS, dot, quad
+from e2compile.targets.llvm.dot import BYTES, LEAST_WIDTH, OFFSETS, dot, quad, takes_signed
 from e2compile.targets.llvm.emit import fetch, keep, least, load, multiply_add, typed
-from e2compile.targets.llvm.machine import Machine
+from e2compile.targets.llvm.machine import Dot, Machine
 
 
 class Arithmetic(Protocol):
@@ -21,7 +21,7 @@ class Arithmetic(Protocol):
 
     @property
     def is_offset(self) -> bool:
-        """Whether each source byte is read as 128 more than it is."""
+        """Whether each source byte is read with its top bit flipped: as 128 more or less than it is."""
 
     def fitted(self, machine: Machine) -> Machine:
         """The machine as the register tiles of these sums see it."""
@@ -71,19 +71,24 @@ class Floats:
 
 @dataclass(frozen=True)
 class Dots:
-    """Bytes, four to an int32 lane: unsigned ones times signed ones, exactly.
+    """Bytes, four to an int32 lane, exactly.
 
-    Signed sources are read as unsigned ones, 128 more: whoever uses this takes that out of the sum.
+    Where the machine multiplies no such bytes as the sources are, those are read with the top bit flipped, so
+    that they are 128 more or less: whoever uses this takes that out of the sum.
     """
 
     machine: Machine
-    is_offset: bool = False
+    signed: bool
     dtype: str = "int32"
     depth: int = BYTES
 
+    @property
+    def is_offset(self) -> bool:
+        return self.signed is not takes_signed(self.machine)
+
     def fitted(self, machine: Machine) -> Machine:
         """Without the instruction, a product takes registers of its own."""
-        return machine if machine.dots else replace(machine, registers=machine.registers // 2)
+        return machine if machine.dots is not Dot.NONE else replace(machine, registers=machine.registers // 2)
 
     def channel(self, step: Any, sources: int) -> Any:
         """The last step looks back over channels that were summed before, rather than beyond the last one."""

@@ -4,21 +4,24 @@ import tvm
 from tvm import IRModule, relax, transform
 from tvm.target import codegen
 
-from e2compile.runtime.engine import cores
+from e2compile.targets.llvm.machine import Machine, host
 
 
-def executable(module: IRModule) -> relax.VMExecutable:
-    """`module` compiled in memory."""
+def executable(module: IRModule, machine: Machine | None = None) -> relax.VMExecutable:
+    """`module` compiled in memory, by default for this machine."""
     # CSE would bind vectors of booleans, which TVM's bound analysis cannot take; LLVM has its own
     with transform.PassContext(opt_level=3, config={"tirx.disable_cse_tir": True}):
-        return tvm.compile(module, target=tvm_target(), relax_pipeline=relax_pipeline())
+        return tvm.compile(module, target=tvm_target(machine), relax_pipeline=relax_pipeline())
 
 
-def tvm_target() -> tvm.target.Target:
-    """The TVM target that uses all of this CPU's instructions."""
-    return tvm.target.Target(
-        {"kind": "llvm", "mcpu": str(codegen.llvm_get_system_cpu()), "num-cores": cores()}
-    )
+def tvm_target(machine: Machine | None = None) -> tvm.target.Target:
+    """The TVM target that uses all of a CPU's instructions, by default of this one's."""
+    machine = machine or host()
+    if machine.triple:
+        place = {"mtriple": machine.triple, "mcpu": machine.name}
+    else:
+        place = {"mcpu": str(codegen.llvm_get_system_cpu())}
+    return tvm.target.Target({"kind": "llvm", "num-cores": machine.threads} | place)
 
 
 def relax_pipeline() -> transform.Pass:

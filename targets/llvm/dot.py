@@ -5,26 +5,36 @@ from typing import Any
 import tvm.tirx.script.builder as T
 
 from e2compile.targets.llvm.emit import fetch, keep, splat, typed
-from e2compile.targets.llvm.machine import Machine
+from e2compile.targets.llvm.machine import Dot, Machine
 
 BYTES = 4
-# Each byte's top bit: flipped, it turns a signed byte into an unsigned one that is 128 more.
+# Each byte's top bit: flipped, it turns a signed byte into an unsigned one that is 128 more, and back.
 OFFSETS = -0x7F7F7F80
 LEAST_WIDTH = 4
+_INTRINSICS = {Dot.VPDPBUSD: "llvm.x86.avx512.vpdpbusd.{}", Dot.SDOT: "llvm.aarch64.neon.sdot"}
 
 
 def dot(register: Any, left: Any, right: Any, width: int, machine: Machine) -> None:
-    """register += in each lane, the four unsigned bytes of `left` times the four signed bytes of `right`."""
-    if machine.dots:
-        bytewise = typed("int8", BYTES * width)
-        operands = [T.reinterpret(bytewise, operand) for operand in (left, right)]
-        name = f"llvm.x86.avx512.vpdpbusd.{32 * width}"
-        total = T.call_llvm_pure_intrin(typed("int32", width), name, fetch(register, width), *operands)
-    else:
+    """register += in each lane, the four bytes of `left` times the four signed bytes of `right`.
+
+    Those of `left` are unsigned, or signed: see `takes_signed`.
+    """
+    if machine.dots is Dot.NONE or machine.is_emulated:
+        of_left = _signed if takes_signed(machine) else _unsigned
         total = fetch(register, width)
         for byte in range(BYTES):
-            total = total + _unsigned(left, byte, width) * _signed(right, byte, width)
+            total = total + of_left(left, byte, width) * _signed(right, byte, width)
+    else:
+        bytewise = typed("int8", BYTES * width)
+        operands = [T.reinterpret(bytewise, operand) for operand in (left, right)]
+        name = _INTRINSICS[machine.dots].format(32 * width)
+        total = T.call_llvm_pure_intrin(typed("int32", width), name, fetch(register, width), *operands)
     keep(register, total, width)
+
+
+def takes_signed(machine: Machine) -> bool:
+    """Whether the left bytes are signed."""
+    return machine.dots is Dot.SDOT
 
 
 def _unsigned(lanes: Any, byte: int, width: int) -> Any:

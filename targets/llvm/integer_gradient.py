@@ -12,7 +12,7 @@ from e2compile.lower.workload import Convolution
 from e2compile.ops import MOST_TERMS
 from e2compile.targets.llvm.arithmetic import Dots
 from e2compile.targets.llvm.blocks import groups
-from e2compile.targets.llvm.dot import BYTES
+from e2compile.targets.llvm.dot import BYTES, takes_signed
 from e2compile.targets.llvm.emit import (
     Samples,
     arguments,
@@ -61,10 +61,11 @@ def integer_weight_gradient(
         live = samples(conv, given)
         with unless_empty(live):
             whole = _plan(conv, machine)
-            x = interleaved(given["x"], conv.x_shape, live, signed, whole)
+            is_offset = signed is not takes_signed(machine)
+            x = interleaved(given["x"], conv.x_shape, live, is_offset, whole)
             dy = interleaved(given["dy"], conv.y_shape, live, False, whole)
             images = Images(x, dy, Samples(T.bind(ceil_div(live.number, BYTES))))
-            if signed:
+            if is_offset:
                 _add_up(_sums(whole, images), _gradient_sums(conv, images, machine), given["dweight"])
             elif whole.splits > 1:
                 _add_up(_sums(whole, images), None, given["dweight"])
@@ -86,7 +87,7 @@ def _plan(conv: Convolution, machine: Machine) -> GradientPlan:
     if conv.out_width > MOST_TERMS // BYTES:
         raise CompileError(f"an integer weight gradient over rows of {conv.out_width} positions may overflow")
     quads = replace(conv, batch=ceil_div(conv.batch, BYTES))
-    return plan(quads, machine, Dots(machine), MOST_TERMS // BYTES)
+    return plan(quads, machine, Dots(machine, takes_signed(machine)), MOST_TERMS // BYTES)
 
 
 def _sums(plan: GradientPlan, images: Images) -> Sums:
@@ -106,7 +107,8 @@ def _gradient_sums(conv: Convolution, images: Images, machine: Machine) -> Sums:
 
 
 def _add_up(sums: Sums, offsets: Sums | None, target: Any) -> None:
-    """Adds up splits in int64, less 128 times the offsets' ones, and clamps the result to int32."""
+    """Adds up splits in int64, less what the offsets' ones stand for, and clamps the result to int32."""
+    added = -_OFFSET if takes_signed(sums.plan.machine) else _OFFSET
     kernel_height, kernel_width, inner, outer = sums.plan.conv.weight_shape
     with T.parallel(kernel_height * kernel_width * inner) as row:
         for group in groups(outer, sums.plan.machine.lanes, 1):
@@ -117,8 +119,8 @@ def _add_up(sums: Sums, offsets: Sums | None, target: Any) -> None:
                 keep(total, zero(width, "int64"), width)
                 _add(total, sums, row * outer + channel, 1, width)
                 if offsets is not None:
-                    _add(total, offsets, row // inner * outer + channel, -_OFFSET, width)
-                store(target, row * outer + channel, _clamped(fetch(total, width), width), width)
+                    _add(total, offsets, row // inner * outer + channel, -added, width)
+                store(target, row * outer + channel, clamped(fetch(total, width), width), width)
 
 
 def _add(total: Any, sums: Sums, place: Any, factor: int, width: int) -> None:
@@ -128,6 +130,7 @@ def _add(total: Any, sums: Sums, place: Any, factor: int, width: int) -> None:
         keep(total, fetch(total, width) + value, width)
 
 
-def _clamped(value: Any, width: int) -> Any:
+def clamped(value: Any, width: int) -> Any:
+    """int64 lanes as int32 ones, what leaves those as near as they go."""
     low, high = (splat(T.int64(bound), width) for bound in (-(1 << 31), (1 << 31) - 1))
     return T.Cast(typed("int32", width), tirx.max(tirx.min(value, high), low))

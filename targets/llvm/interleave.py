@@ -27,8 +27,8 @@ class Rows:
 def interleaved(buffer: Any, shape: tuple[int, ...], live: Samples, offset: bool, plan: GradientPlan) -> Any:
     """The live samples of a buffer [samples, ...] of bytes, four by four; what is missing to four is zero.
 
-    With `offset`, signed bytes become unsigned ones that are 128 more. A thread copies what it will sum up:
-    it finds that in a cache of its own.
+    With `offset` each has its top bit flipped: it becomes 128 more or less. A thread copies what it will sum
+    up: it finds that in a cache of its own.
     """
     size = prod(shape[1:])
     result = padded(ceil_div(shape[0], BYTES) * size, "int32")

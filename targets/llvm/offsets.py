@@ -1,4 +1,4 @@
-"""What reading signed source bytes as unsigned ones adds to a sum, by kernel row and by the taps in it."""
+"""What reading source bytes as 128 more or less adds to a sum, by kernel row and by the taps in it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ class Offsets:
 
 
 def offsets(plan: Plan, weights: Weights) -> Offsets:
-    """-128 times the sums of the weights, from packed ones."""
+    """Less what the flipped top bits add: -128 or 128 times the sums of the weights, from packed ones."""
     size = plan.rows.kernel * len(plan.tap_sets) * weights.targets
     result = Offsets(padded(size, "int32"), plan.tap_sets, weights.targets)
     for group in plan.groups:

@@ -1,12 +1,13 @@
 """The CPU as a target. TVM is loaded when something is built."""
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from e2compile.errors import MissingError, UsageError
-from e2compile.targets.llvm.machine import Machine, host
+from e2compile.runtime.host import Host
+from e2compile.targets.llvm.machine import Machine, host, named
 
 if TYPE_CHECKING:
     from tvm import IRModule
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LlvmTarget:
-    """The CPU this process runs on."""
+    """A CPU, by default the one that this process runs on."""
 
     name: str = "cpu"
     machine: Machine = field(default_factory=host)
@@ -36,10 +37,29 @@ class LlvmTarget:
     def configured(self, configuration: str) -> "LlvmTarget":
         raise UsageError(f"target {self.name} has no configurations: leave out :{configuration}")
 
+    @property
+    def host(self) -> Host:
+        return self.machine.host
+
+    def hosted(self, host: str) -> "LlvmTarget":
+        return replace(self, machine=named(host))
+
+    def stand_in(self) -> "LlvmTarget":
+        return self if self.host.lacking() is None else replace(self, machine=self.machine.emulated())
+
     def missing(self) -> str | None:
-        if any(shutil.which(tool) for tool in ("cc", "gcc", "clang")):
+        if self.linker is not None:
             return None
-        return "a C compiler to link with (cc, gcc or clang): apt-get install gcc"
+        if self.machine.is_native:
+            return "a C compiler to link with (cc, gcc or clang): apt-get install gcc"
+        triple = self.machine.triple
+        return f"{triple}-gcc to link for {triple}: apt-get install gcc-{triple.replace('_', '-')}"
+
+    @property
+    def linker(self) -> str | None:
+        """The compiler that links for the machine; None where there is none."""
+        tools = ("cc", "gcc", "clang") if self.machine.is_native else (f"{self.machine.triple}-gcc",)
+        return next((path for path in map(shutil.which, tools) if path), None)
 
     def prepare(self, graph: "TrainingGraph") -> "TrainingGraph":
         return graph
@@ -54,7 +74,7 @@ class LlvmTarget:
         missing = self.missing()
         if missing is not None:
             raise MissingError(f"target {self.name} needs {missing}")
-        executable(module).export_library(str(path))
+        executable(module, self.machine).export_library(str(path), cc=self.linker)
 
 
 CPU = LlvmTarget()

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from e2compile.errors import UsageError
-from e2compile.targets.vta import board
-from e2compile.targets.vta import table as tables
-from e2compile.targets.vta.config import BOARDS, Config
-from e2compile.targets.vta.device import Device
-from e2compile.targets.vta.driver import Driver
-from e2compile.targets.vta.remote import Remote
-from e2compile.targets.vta.simulator import INTERPRETER, Simulator
+from e2compile.targets.vta.device import board
+from e2compile.targets.vta.device.driver import Driver
+from e2compile.targets.vta.device.interface import Device
+from e2compile.targets.vta.device.remote import Remote
+from e2compile.targets.vta.isa.config import BOARDS, Config
+from e2compile.targets.vta.program import table as tables
+from e2compile.targets.vta.simulator.simulator import INTERPRETER, Simulator
 
 SIMULATOR, STRICT, BOARD, ANY = "simulator", "simulator:strict", "board", "vta"
 DEVICES = (

@@ -4,8 +4,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from e2compile.runtime.host import Host
 from e2compile.targets.llvm.target import CPU, LlvmTarget
-from e2compile.targets.vta.config import Config, named, read
+from e2compile.targets.vta.analysis.check import LARGEST_TRANSFER
+from e2compile.targets.vta.isa.config import Config, named, read
 
 if TYPE_CHECKING:
     from tvm import IRModule
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from e2compile.energy.cashier import Array
     from e2compile.graph import StepGraph
     from e2compile.pipeline import TrainingGraph
-    from e2compile.targets.vta.kernels import VtaKernels
+    from e2compile.targets.vta.host.kernels import VtaKernels
 
 
 @dataclass(frozen=True)
@@ -21,14 +23,15 @@ class VtaTarget:
     """A VTA of one configuration, with a host. Its library holds a simulator of the array, too."""
 
     config: Config = field(default_factory=lambda: named("pynq"))
-    host: LlvmTarget = CPU
+    cpu: LlvmTarget = CPU
+    largest_transfer: int = LARGEST_TRANSFER  # bytes of a stream's instructions, and of its micro-ops
     name: str = "fpga"
 
     @property
     def kernels(self) -> "VtaKernels":
-        from e2compile.targets.vta.kernels import VtaKernels
+        from e2compile.targets.vta.host.kernels import VtaKernels
 
-        return VtaKernels(self.host.machine)
+        return VtaKernels(self.cpu.machine)
 
     @property
     def prices(self) -> Path:
@@ -39,8 +42,18 @@ class VtaTarget:
         is_file = configuration.endswith(".json")
         return replace(self, config=read(Path(configuration)) if is_file else named(configuration))
 
+    @property
+    def host(self) -> Host:
+        return self.cpu.host
+
+    def hosted(self, host: str) -> "VtaTarget":
+        return replace(self, cpu=self.cpu.hosted(host))
+
+    def stand_in(self) -> "VtaTarget":
+        return replace(self, cpu=self.cpu.stand_in())
+
     def missing(self) -> str | None:
-        return self.host.missing()
+        return self.cpu.missing()
 
     def prepare(self, graph: "TrainingGraph") -> "TrainingGraph":
         """What no pass before has put into integers is quantised."""
@@ -51,27 +64,28 @@ class VtaTarget:
         return graph.apply(Quantise())
 
     def array(self, step: "StepGraph") -> "Array":
-        from e2compile.targets.vta import foresee, report
+        from e2compile.targets.vta.report import foresee, layers
 
-        return report.array(foresee.foresee(step, self.config))
+        return layers.array(foresee.foresee(step, self.config, self.largest_transfer))
 
     def build(self, module: "IRModule", path: Path) -> None:
         """Compile `module` to a library; streams and a report beside it. MissingError without a linker."""
         from tvm import IRModule
 
-        from e2compile.targets.vta import census, report, table
-        from e2compile.targets.vta.interpreter import interpreter
-        from e2compile.targets.vta.partition import partition
-        from e2compile.targets.vta.simulator import INTERPRETER
+        from e2compile.targets.vta.host.partition import partition
+        from e2compile.targets.vta.program import table
+        from e2compile.targets.vta.report import census, layers
+        from e2compile.targets.vta.simulator.interpreter import interpreter
+        from e2compile.targets.vta.simulator.simulator import INTERPRETER
 
         folder = path.parent.parent
-        offloaded, found = partition(module, self.config)
+        parts = partition(module, self.config, self.largest_transfer)
         simulator = interpreter(self.config).with_attr("global_symbol", INTERPRETER)
-        offloaded.update(IRModule({INTERPRETER: simulator}))
-        self.host.build(offloaded, path)
-        table.write(found, folder)
-        left = census.left(module, found)
-        report.write(report.report(found, census.calls(module), left), folder)
+        parts.module.update(IRModule({INTERPRETER: simulator}))
+        self.cpu.build(parts.module, path)
+        table.write(parts.table, folder)
+        left = census.left(module, parts.left)
+        layers.write(layers.report(parts.table, census.calls(module), left), folder)
 
 
 FPGA = VtaTarget()

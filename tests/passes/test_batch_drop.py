@@ -13,7 +13,7 @@ import e2compile
 from e2compile.errors import CompileError, UsageError
 from e2compile.graph import Kind, StepGraph, entry_points, text
 from e2compile.ops import philox
-from e2compile.passes import BY_NAME, DEFAULT, BatchDrop
+from e2compile.passes import ALL, BY_NAME, BatchDrop
 from e2compile.pipeline import Change, Level, TrainingGraph, capture
 from e2compile.runtime.program import Program
 from tests.conftest import Golden
@@ -225,7 +225,7 @@ def test_passes_of_a_level_run_in_the_order_given() -> None:
 
 
 def test_the_command_line_knows_every_pass_by_its_name() -> None:
-    assert [BY_NAME[item.name] for item in DEFAULT] == list(DEFAULT)
+    assert [BY_NAME[item.name] for item in ALL] == list(ALL)
 
 
 def test_a_random_layer_does_not_share_the_guards_draws() -> None:

@@ -73,7 +73,7 @@ def test_the_best_state_holds_the_gates_that_were_trained_with_it(program: Progr
     start = program.arrays()["slu.head.bias"]
     program.fit(steps=program.steps_per_epoch * 4)
     again = e2compile.load(program.folder)
-    choose_state(again, best=True)
+    choose_state(again, which="best")
     assert not np.array_equal(again.arrays()["slu.head.bias"], start)
 
 

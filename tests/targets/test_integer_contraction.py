@@ -12,7 +12,7 @@ from e2compile.errors import CompileError
 from e2compile.lower.workload import Convolution
 from e2compile.targets.llvm.integer_gather import integer_convolution, integer_input_gradient
 from e2compile.targets.llvm.integer_gradient import integer_weight_gradient
-from e2compile.targets.llvm.machine import Machine, host
+from e2compile.targets.llvm.machine import Dot, Machine, host, named
 from tests.targets.test_contraction import (
     GATED,
     NETWORKS,
@@ -27,8 +27,10 @@ from tests.targets.test_contraction import (
 
 SENTINEL = 12345
 INT32 = torch.iinfo(torch.int32)
-PLAIN = replace(host(), dots=False)
-MACHINES = {"host": host(), "plain": PLAIN, "narrow": Machine(8, 16, 2)}
+PLAIN = replace(host(), dots=Dot.NONE)
+# The kernels of a CPU with NEON and SDOT, as this one can run them.
+ARM = named("aarch64-linux-gnu:cortex-a76").emulated()
+MACHINES = {"host": host(), "plain": PLAIN, "narrow": Machine(8, 16, 2), "arm": ARM}
 
 
 def draw(shape: Sequence[int], signed: bool, generator: torch.Generator) -> torch.Tensor:
@@ -68,7 +70,7 @@ def test_computes_what_torch_does(name: str) -> None:
     check(NETWORKS[name], host(), signed=name.startswith("mobilenet"))
 
 
-@pytest.mark.parametrize("machine", ["plain", "narrow"])
+@pytest.mark.parametrize("machine", ["plain", "narrow", "arm"])
 def test_computes_the_same_on_other_machines(machine: str) -> None:
     check(same(5, 6, 7, 13), MACHINES[machine], signed=True)
     check(same(3, 7, 10, 21, 2), MACHINES[machine], signed=False)
@@ -76,7 +78,7 @@ def test_computes_the_same_on_other_machines(machine: str) -> None:
 
 
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(conv=convolutions(), machine=st.sampled_from(["host", "plain"]), signed=st.booleans())
+@given(conv=convolutions(), machine=st.sampled_from(["host", "plain", "arm"]), signed=st.booleans())
 def test_computes_what_torch_does_at_any_shape(conv: Convolution, machine: str, signed: bool) -> None:
     check(conv, MACHINES[machine], signed)
 
@@ -88,7 +90,7 @@ EXTREMES = {
 }
 
 
-@pytest.mark.parametrize("machine", ["host", "plain"])
+@pytest.mark.parametrize("machine", ["host", "plain", "arm"])
 @pytest.mark.parametrize("name", EXTREMES)
 def test_is_exact_at_the_ends_of_the_range(name: str, machine: str) -> None:
     (value, dtype), other = EXTREMES[name]
@@ -110,7 +112,7 @@ LONG_SUMS = {
 }
 
 
-@pytest.mark.parametrize("machine", ["host", "plain"])
+@pytest.mark.parametrize("machine", ["host", "plain", "arm"])
 @pytest.mark.parametrize("name", LONG_SUMS)
 def test_clamps_a_weight_gradient_beyond_int32(name: str, machine: str) -> None:
     conv = LONG_SUMS[name]

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from e2compile.targets.vta.config import Config
-from e2compile.targets.vta.isa import Alu, AluOp, Gemm, Memory, Transfer, Uop
+from e2compile.targets.vta.isa.config import Config
+from e2compile.targets.vta.isa.instructions import Alu, AluOp, Gemm, Memory, Transfer, Uop
 from tests.targets.vta.program import Case, Program, steps
 
 INPS, WGTS, ACCS = 24, 12, 40  # elements that a case works on, somewhere in each scratchpad

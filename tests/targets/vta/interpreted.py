@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from e2compile.targets.vta.config import Config
-from e2compile.targets.vta.device import PAGE
+from e2compile.targets.vta.device.interface import PAGE
+from e2compile.targets.vta.isa.config import Config
 from tests.targets.vta.interpreter import ORDERS, Interpreter, Order
 
 

@@ -1,7 +1,7 @@
 """What a VTA does with a stream, said a second time: one micro-op after the other, from the published tables.
 
-Nothing of isa.py is used: fields are cut from the 128-bit words at positions written out here. Where the
-accelerator's implementations differ, this is the HLS design: OUT is a memory of its own that only GEMM and
+Nothing of instructions.py is used: fields are cut from the 128-bit words at positions written out here. Where
+the implementations differ, this is the HLS design: OUT is a memory of its own that only GEMM and
 ALU write, weights have no padding, micro-ops load as one row, shifts take five bits.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from e2compile.targets.vta.config import Config
+from e2compile.targets.vta.isa.config import Config
 
 STORE, LOAD = 1, 0
 NAMES = ("LOAD", "STORE", "GEMM", "FINISH", "ALU")

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from e2compile.targets.vta.config import Config
-from e2compile.targets.vta.device import Device
-from e2compile.targets.vta.isa import (
+from e2compile.targets.vta.device.interface import Device
+from e2compile.targets.vta.isa.config import Config
+from e2compile.targets.vta.isa.instructions import (
     Alu,
     AluOp,
     Finish,
@@ -25,7 +25,7 @@ from e2compile.targets.vta.isa import (
     Uop,
     encode_uops,
 )
-from e2compile.targets.vta.stream import OUT, UOP, Stream, element_bytes
+from e2compile.targets.vta.isa.stream import OUT, UOP, Stream, element_bytes
 
 Bytes = NDArray[np.uint8]
 Element = tuple[Memory, int]

@@ -3,10 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from e2compile.targets.vta import isa
-from e2compile.targets.vta.config import Config
-from e2compile.targets.vta.device import PAGE, Device
-from e2compile.targets.vta.isa import Finish, Gemm, Instruction, Memory, Tokens, Transfer
+from e2compile.targets.vta.device.interface import PAGE, Device
+from e2compile.targets.vta.isa.config import Config
+from e2compile.targets.vta.isa.instructions import Finish, Gemm, Instruction, Memory, Tokens, Transfer, encode
 
 ROWS = 4  # input blocks that are multiplied by one weight block
 
@@ -38,7 +37,7 @@ def started(device: Device, seed: int = 0) -> tuple[int, NDArray[np.uint8]]:
     device.write(page, np.zeros(4, np.uint8))
     for quarter, operand in ((1, inp), (2, wgt)):
         device.write(page + quarter * PAGE // 4, operand.reshape(-1).view(np.uint8))
-    words = isa.encode(stream(vta, page), vta)
+    words = encode(stream(vta, page), vta)
     address = device.allocate(words.nbytes)
     device.write(address, words.reshape(-1).view(np.uint8))
     device.start(address, len(words))

@@ -4,8 +4,18 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from e2compile.targets.vta.config import Config, named, names
-from e2compile.targets.vta.isa import Alu, AluOp, Finish, Gemm, Instruction, Memory, Tokens, Transfer, Uop
+from e2compile.targets.vta.isa.config import Config, named, names
+from e2compile.targets.vta.isa.instructions import (
+    Alu,
+    AluOp,
+    Finish,
+    Gemm,
+    Instruction,
+    Memory,
+    Tokens,
+    Transfer,
+    Uop,
+)
 
 # Every field of another width than the shipped configurations': lu = 11, li = 10, lw = 9, la = 8.
 ODD = replace(
@@ -25,7 +35,7 @@ def _pair(width: int) -> st.SearchStrategy[tuple[int, int]]:
 
 
 def instructions(config: Config) -> st.SearchStrategy[Instruction]:
-    lu, li, lw, la = config.log_uops, config.log_inps, config.log_wgts, config.log_accs
+    lu, li, lw, la = config.uop_bits, config.log_inps, config.log_wgts, config.log_accs
     uops, loops = st.tuples(_bits(lu), _bits(lu + 1)), _pair(14)
     size, pads = _bits(16), st.tuples(*[_bits(4)] * 4)
     memories = st.sampled_from(list(Memory))

@@ -17,11 +17,12 @@ from e2compile.errors import DeviceError, MissingError, UsageError
 from e2compile.runtime.engine import Library
 from e2compile.runtime.program import LIBRARY, Program
 from e2compile.targets import find
-from e2compile.targets.vta import board, driver
-from e2compile.targets.vta.config import Config, named
-from e2compile.targets.vta.device import Device
-from e2compile.targets.vta.server import serve
-from e2compile.targets.vta.simulator import INTERPRETER, Simulator
+from e2compile.targets.vta.device import board, driver
+from e2compile.targets.vta.device.interface import Device
+from e2compile.targets.vta.device.server import serve
+from e2compile.targets.vta.isa import config
+from e2compile.targets.vta.isa.config import Config, named
+from e2compile.targets.vta.simulator.simulator import INTERPRETER, Simulator
 from e2compile.targets.vta.target import VtaTarget
 from tests.commands import run
 from tests.targets.vta.tiny import batch
@@ -189,7 +190,7 @@ def test_targets_of_other_configurations(tmp_path: Path) -> None:
     assert find("fpga") == VtaTarget()
     assert find("fpga:zcu104") == VtaTarget(named("zcu104"))
     path = tmp_path / "mine.json"
-    source = Path(board.__file__).parent / "configs" / "ultra96.json"
+    source = Path(config.__file__).parent / "configs" / "ultra96.json"
     path.write_text(source.read_text().replace('"LOG_UOP_BUFF_SIZE": 15', '"LOG_UOP_BUFF_SIZE": 14'))
     target = find(f"fpga:{path}")
     assert isinstance(target, VtaTarget)

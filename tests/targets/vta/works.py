@@ -1,20 +1,21 @@
 """Works for the array: what they compute, said with numpy, and running streams of them on the simulator."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from e2compile.targets.vta import isa
-from e2compile.targets.vta.check import check
-from e2compile.targets.vta.config import Config
-from e2compile.targets.vta.interpreter import compiled
-from e2compile.targets.vta.simulator import Simulator
-from e2compile.targets.vta.stream import INP, OUT, UOP, WGT, Stream
-from e2compile.targets.vta.work import Correlation, Taps, Work
+from e2compile.targets.vta.analysis.check import check
+from e2compile.targets.vta.isa.config import Config
+from e2compile.targets.vta.isa.instructions import encode_uops
+from e2compile.targets.vta.isa.stream import INP, OUT, UOP, WGT, Stream
+from e2compile.targets.vta.schedule.work import Correlation, Taps, Work
+from e2compile.targets.vta.simulator.interpreter import compiled
+from e2compile.targets.vta.simulator.simulator import Simulator
 
 Blocks = NDArray[np.int8]
 
@@ -65,26 +66,32 @@ def _interpreter(vta: Config) -> Callable[..., None]:
     return compiled(vta)
 
 
-def run(stream: Stream, vta: Config, inp: Blocks, wgt: Blocks, shape: tuple[int, ...]) -> Blocks:
-    """The outputs of a stream that keeps the rules, in two orders of its stages."""
-    check(stream.instructions, stream.uops, vta, stream.blocks)
+def run(streams: Sequence[Stream], vta: Config, inp: Blocks, wgt: Blocks, shape: tuple[int, ...]) -> Blocks:
+    """The outputs of streams that keep the rules, run one after another, each in two orders of its stages."""
     device = Simulator(vta, _interpreter(vta), strict=True)
-    addresses = {name: device.allocate(stream.bytes(name, vta)) for name in (INP, WGT, OUT, UOP)}
-    for name, data in ((INP, inp), (WGT, wgt), (UOP, isa.encode_uops(stream.uops, vta))):
+    addresses = {name: device.allocate(streams[0].bytes(name, vta)) for name in (INP, WGT, OUT)}
+    for name, data in ((INP, inp), (WGT, wgt)):
         device.write(addresses[name], data.reshape(-1).view(np.uint8))
-    words = stream.placed(vta, addresses)
-    instructions = device.allocate(words.nbytes)
-    device.write(instructions, words.reshape(-1).view(np.uint8))
-    device.start(instructions, len(words))
-    assert device.is_done()
-    out = device.read(addresses[OUT], stream.bytes(OUT, vta)).view(np.int8)
+    for stream in streams:
+        check(stream.instructions, stream.uops, vta, stream.blocks)
+        words = stream.placed(vta, addresses | {UOP: _placed(device, encode_uops(stream.uops, vta))})
+        device.start(_placed(device, words), len(words))
+        assert device.is_done()
+    out = device.read(addresses[OUT], streams[0].bytes(OUT, vta)).view(np.int8)
     return out.reshape(*shape, vta.batch, vta.block)
 
 
-def assert_exact(work: Work, stream: Stream, vta: Config) -> None:
+def _placed(device: Simulator, array: NDArray[Any]) -> int:
+    """Where an array lies in the device's memory."""
+    address = device.allocate(array.nbytes)
+    device.write(address, array.reshape(-1).view(np.uint8))
+    return address
+
+
+def assert_exact(work: Work, streams: Sequence[Stream], vta: Config) -> None:
     inp, wgt = operands(work, vta)
-    assert stream.blocks[OUT] == prod(work.out_shape)
-    out = run(stream, vta, inp, wgt, work.out_shape)
+    assert {stream.blocks[OUT] for stream in streams} == {prod(work.out_shape)}
+    out = run(streams, vta, inp, wgt, work.out_shape)
     np.testing.assert_array_equal(out, planes(sums(work, inp, wgt), work.planes))
 
 

@@ -1,0 +1,1 @@
+"""Graphs of a Program for other tools: ONNX, Graphviz. Needs no torch."""

@@ -1,0 +1,61 @@
+"""The machine that runs a Program: what its library needs of one, and what Linux says of this one."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from e2compile.errors import MissingError
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine that a library was compiled for.
+
+    `architecture` is what `uname -m` says there, `features` what the code needs of the CPU, by the names that
+    Linux gives them; `cpu` is for people.
+    """
+
+    architecture: str
+    cpu: str = ""
+    features: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.architecture} ({self.cpu})" if self.cpu else self.architecture
+
+    def lacking(self) -> str | None:
+        """What this machine lacks to run code for that one; None if nothing."""
+        here = platform.machine()
+        if here != self.architecture:
+            return f"this machine is {here}"
+        absent = [feature for feature in self.features if feature not in features(cpuinfo())]
+        return f"this machine's CPU has no {', '.join(absent)}" if absent else None
+
+
+def check(host: Host, folder: Path) -> None:
+    """Raise MissingError where this machine cannot run a Program for another."""
+    lacking = host.lacking()
+    if lacking is not None:
+        raise MissingError(
+            f"{folder} was compiled for {host}, and {lacking}: run it there, or compile it for this one"
+        )
+
+
+def cpuinfo() -> dict[str, str]:
+    """What Linux says of this CPU."""
+    return parsed(Path("/proc/cpuinfo").read_text())
+
+
+def parsed(text: str) -> dict[str, str]:
+    """The fields of /proc/cpuinfo; of several CPUs the last one's."""
+    lines = (line.partition(":") for line in text.splitlines())
+    return {key.strip(): value.strip() for key, _, value in lines}
+
+
+def features(known: dict[str, str]) -> frozenset[str]:
+    """A CPU's features by Linux's names, which differ from one architecture to the other."""
+    return frozenset(known.get("flags", known.get("Features", "")).split())
+
+
+def name(known: dict[str, str]) -> str:
+    """A CPU's model; on ARM a number."""
+    return known.get("model name", known.get("CPU part", ""))

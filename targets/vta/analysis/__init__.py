@@ -1,0 +1,1 @@
+"""What a stream does, found without running it: order, scratchpads, rules, clock cycles."""

@@ -1,0 +1,1 @@
+"""What runs streams: the interface, its driver, boards, and boards over the network."""

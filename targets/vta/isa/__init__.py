@@ -1,0 +1,1 @@
+"""VTA's instruction set: configurations, instructions and their encoding, their text, streams of them."""

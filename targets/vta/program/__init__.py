@@ -1,0 +1,1 @@
+"""What of a Program is for the array: operators and streams, and what they cost."""

@@ -1,0 +1,1 @@
+"""What a person sees: figures of each layer, and a step for other VTAs."""

@@ -1,0 +1,1 @@
+"""A VTA in software."""

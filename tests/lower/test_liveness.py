@@ -1,0 +1,40 @@
+"""Memory over a function, hand-counted: a result lives from where it is written to where it is last read."""
+
+import torch
+
+from e2compile.lower.liveness import memory
+from e2compile.lower.schedule import schedule
+from tests.lower.compiling import traced
+from tests.lower.graphs import floats
+
+SIZE = 4 * 4 * 4
+
+
+def alive(function: object, *inputs: torch.Tensor) -> list[int]:
+    assert callable(function)
+    found = memory(schedule(traced(function, *inputs).graph))["bytes"]
+    assert isinstance(found, list)
+    return found
+
+
+def test_a_chain_holds_two_at_a_time_and_not_what_it_returns() -> None:
+    def chain(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return a.mm(b).mm(b).mm(b)
+
+    assert alive(chain, floats(4, 4), floats(4, 4)) == [SIZE, 2 * SIZE, SIZE]
+
+
+def test_what_is_read_again_lives_until_then() -> None:
+    def again(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        first = a.mm(b)
+        return first.mm(b).mm(b).mm(first)
+
+    assert alive(again, floats(4, 4), floats(4, 4)) == [SIZE, 2 * SIZE, 3 * SIZE, 2 * SIZE]
+
+
+def test_the_largest_at_the_peak_are_named() -> None:
+    def wide(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return a.mm(b).mm(c)
+
+    found = memory(schedule(traced(wide, floats(4, 4), floats(4, 8), floats(8, 4)).graph))
+    assert found["at_peak"] == [[4 * 8 * 4, "aten.mm", "forward", "", "the training step"]]
