@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from e2compile.bill import Cashier, executed, terms
+from e2compile.bill import executed, pricing
+from e2compile.energy.cashier import Cashier
 from e2compile.energy.work import Condition, Item, Work
 from e2compile.errors import UsageError
 from e2compile.runtime.stages import SavedStage
@@ -32,10 +33,10 @@ def priced_calls(
 
     Raises UsageError as `bill` does, and for a stage before differentiation, whose work is not known.
     """
-    given = terms(folder, table)
+    given = pricing(folder, table)
     shares = given.shares | ({} if run is None else executed(folder, run)[1])
-    cashier = Cashier(given.table, {name: share.value for name, share in shares.items()}, given.device)
-    found = tuple(_priced(node, branch, cashier) for node, branch in _worked(stage.graph, ""))
+    known = {name: share.value for name, share in shares.items()}
+    found = tuple(_priced(node, branch, given.cashier, known) for node, branch in _worked(stage.graph, ""))
     if not found:
         raise UsageError(f"no work is known of stage {stage.name}: it is counted from differentiated on")
     return found
@@ -49,9 +50,9 @@ def _worked(graph: dict[str, Any], branch: str) -> Iterator[tuple[dict[str, Any]
         yield from _worked(inner, f"{branch}/{name}".lstrip("/"))
 
 
-def _priced(node: dict[str, Any], branch: str, cashier: Cashier) -> PricedCall:
+def _priced(node: dict[str, Any], branch: str, cashier: Cashier, shares: dict[str, float]) -> PricedCall:
     place = node["phase"], node["module"], node["where"], node["op"]
     items = (Item(*place, amounts, tuple(Condition(*c) for c in when)) for amounts, when in node["work"])
-    joules = cashier.joules(Work(tuple(items)))
+    joules = cashier.joules(Work(tuple(items)).at(shares))
     phase, module, where, operator = place
     return PricedCall(f"%{node['name']}", branch, operator, node["type"], phase, module, where, joules)

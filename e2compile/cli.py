@@ -6,12 +6,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError
 
 from e2compile import __version__, cli_energy, cli_views, display, load
-from e2compile.arguments import NEWEST, Flag, Json, Output, Positive, Seed, Share, Which
+from e2compile.arguments import NEWEST, Flag, Json, Output, PartOfRun, Positive, Seed, Settings, Which
 from e2compile.collector import paused
 from e2compile.errors import E2CompileError, MissingError, UsageError
 
@@ -36,6 +36,7 @@ app = App(
 
 for verb in (
     *(cli_views.inspect, cli_views.report, cli_views.export),
+    *(cli_energy.estimate, cli_energy.compare),
     *(cli_energy.energy, cli_energy.measure, cli_energy.calibrate),
 ):
     app.command(verb)
@@ -50,7 +51,7 @@ def compile_model(
     host: str | None = None,
     passes: str | None = None,
     preset: str = "default",
-    settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = (),
+    settings: Settings = (),
     output: Output = None,
     seed: Seed = 0,
     train: Positive | None = None,
@@ -92,7 +93,7 @@ def compile_model(
         raise UsageError(f"--train with --host {host}: {foreign}. Train where the program runs")
     swa_start = PRESETS[preset].swa_start_of(chosen)
     average = [] if swa_start is None else ["--swa-start", str(swa_start)]
-    with phases.shown(model):
+    with display.working(f"compiling {model}"):
         task = load_task(model, init)
         graph = capture_task(task).apply(*chosen)
         phases.mark("imported and captured")
@@ -131,7 +132,7 @@ def train(
     resume: Flag = False,
     results: Json = None,
     checkpoint_every: Positive = 500,
-    swa_start: Share | None = None,
+    swa_start: PartOfRun | None = None,
     device: str | None = None,
 ) -> None:
     """Train a program. Needs no torch.
@@ -170,11 +171,13 @@ def train(
 
 def _train(program: "Program", data: Any, options: "Options", hint: Sequence[str] | None) -> "Results":
     """Train with progress. `hint` are the arguments that say the same on the command line."""
+    from e2compile.bill import Meter
     from e2compile.runtime.fit import Run
 
-    run = Run(program, data, options)
+    meter = Meter(program.folder)
+    run = Run(program, data, options, lambda executed: asdict(meter.spent(executed)))
     display.say(f"{options.run}: {run.dataset.name}, {len(run.train):,} training images, {run.total:,} steps")
-    progress = display.Training(program.batch_size)
+    progress = display.Training(program.batch_size, lambda: meter.spent(run.executed()))
     try:
         with progress.shown():
             results = run.go(progress)

@@ -8,7 +8,8 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from e2compile import display, load
-from e2compile.arguments import Json, Output, Positive, Several
+from e2compile.arguments import Json, Output, Positive, Settings, Several, parse_budget
+from e2compile.collector import paused
 
 
 def energy(
@@ -29,6 +30,124 @@ def energy(
     check_writable(results)
     found = bill(program, prices, run)
     display_energy.billed(found)
+    if results is not None:
+        write_json(results, asdict(found))
+
+
+def estimate(
+    model: str,
+    /,
+    *,
+    target: str = "cpu",
+    passes: str | None = None,
+    preset: str = "default",
+    settings: Settings = (),
+    prices: str | None = None,
+    images: Positive | None = None,
+    energy_budget: str | None = None,
+    results: Json = None,
+) -> None:
+    """What training a model file will cost on a target, before its passes and after them. Builds nothing.
+
+    Args:
+        model: As for compiling.
+        target: As for compiling.
+        passes: As for compiling.
+        preset: As for compiling.
+        settings: As for compiling.
+        prices: As for energy.
+        images: Of an epoch; by default those of the model file's data that are not held out.
+        energy_budget: A share of the plain step's joules, like 40%: list settings of the passes that keep
+            to it.
+        results: Write the figures to this JSON file.
+    """
+    from e2compile import display_energy
+    from e2compile.budget import ways
+    from e2compile.estimate import estimate
+    from e2compile.options import parse_passes
+    from e2compile.pipeline import capture_task
+    from e2compile.runtime.export import check_writable, write_json
+    from e2compile.targets import find
+    from e2compile.task import load_task
+
+    check_writable(results)
+    chosen, place = parse_passes(passes, settings, preset), find(target)
+    budget = None if energy_budget is None else parse_budget(energy_budget)
+    with display.working(f"estimating {model}"), paused():
+        graph = capture_task(load_task(model)).apply(*chosen)
+        found = estimate(graph, place, prices, images)
+    display_energy.estimated(found)
+    content = asdict(found)
+    if budget is not None:
+        with display.working("searching settings"), paused():
+            front = ways(graph, place, budget, prices)
+        display_energy.ways(front, budget)
+        content |= {"budget": budget, "ways": [asdict(way) for way in front]}
+    if results is not None:
+        write_json(results, content)
+
+
+def compare(
+    model: str,
+    /,
+    *,
+    target: str = "cpu",
+    passes: str | None = None,
+    preset: str = "default",
+    settings: Settings = (),
+    epochs: Positive | None = None,
+    seeds: Positive = 1,
+    shortened: bool = True,
+    output: Output = None,
+    verify: bool = True,
+    results: Json = None,
+) -> None:
+    """What passes cost and save on your network: plain and rewritten training from the same seeds.
+
+    Args:
+        model: As for compiling; it names its data.
+        target: As for compiling.
+        passes: As for compiling.
+        preset: As for compiling.
+        settings: As for compiling.
+        epochs: How long; by default as long as the model file says.
+        seeds: How many seeds, from 0.
+        shortened: Train plain a second time, as long as the joules of the rewritten run last.
+        output: The folder of programs, runs and, with matplotlib (extra `report`), compare.png; by default
+            out/compare-NAME.
+        verify: As for compiling.
+        results: Write the figures to this JSON file.
+    """
+    from e2compile import display_energy
+    from e2compile.compare import compare, plot
+    from e2compile.options import parse_passes
+    from e2compile.pipeline import capture_task
+    from e2compile.runtime.export import check_writable, write_json
+    from e2compile.targets import find
+    from e2compile.task import load_task
+
+    check_writable(results)
+    chosen = parse_passes(passes, settings, preset)
+    find(target)
+    folder = output or Path("out") / f"compare-{Path(model.partition(':')[0]).stem}"
+    with paused():
+        graph = capture_task(load_task(model)).apply(*chosen)
+    found = compare(
+        graph,
+        target,
+        folder,
+        epochs,
+        range(seeds),
+        shortened,
+        verify,
+        display.Phases(),
+        display_energy.running,
+    )
+    display_energy.compared(found)
+    if plot(found, folder / "compare.png"):
+        display.say(f"plot in {folder / 'compare.png'}")
+    else:
+        display.say("no plot: matplotlib is not installed (pip install 'e2compile[report]')")
     if results is not None:
         write_json(results, asdict(found))
 

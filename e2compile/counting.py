@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from e2compile.energy.count import ByNode, count, count_evaluation, count_nodes, keep_share, total
+from e2compile.energy.cashier import Share
+from e2compile.energy.count import ByNode, count, count_evaluation, count_nodes, total
 from e2compile.energy.prices import Tag
 from e2compile.energy.work import STEP, Item, Work, to_rows
 from e2compile.graph import StepGraph, entry_points
-from e2compile.passes import LayerGate
+from e2compile.passes import BatchDrop, LayerGate
 from e2compile.pipeline import TrainingGraph
 
 SCHEMA = 1
@@ -39,7 +40,7 @@ def counted(graph: TrainingGraph) -> Counted:
         "after": to_rows(after),
         "stages": [[name, to_rows(work.merged(_phase))] for name, work in stages],
         "evaluation": to_rows(evaluation),
-        "shares": _shares(graph, symbols),
+        "shares": {name: [s.value, s.tag, s.source] for name, s in shares_of(graph, symbols).items()},
     }
     return Counted(content, calls)
 
@@ -68,15 +69,16 @@ def _phase(item: Item) -> Item:
     return Item(item.phase, "", "", operator, item.amounts, item.when)
 
 
-def _shares(graph: TrainingGraph, symbols: frozenset[str]) -> dict[str, list[Any]]:
+def shares_of(graph: TrainingGraph, symbols: frozenset[str]) -> dict[str, Share]:
     """Each condition's expected share, how it is known, and from what."""
+    drops = [item for item in graph.passes if isinstance(item, BatchDrop)]
     gates = [item for item in graph.passes if isinstance(item, LayerGate)]
-    shares: dict[str, list[Any]] = {}
+    shares = {}
     for name in sorted(symbols):
-        if name == STEP:
-            shares[name] = [keep_share(graph.step), Tag.MODELLED, "1 - smd.p"]
+        if name == STEP and drops:
+            shares[name] = Share(1 - drops[0].p, Tag.MODELLED, "1 - smd.p")
         elif gates and name.startswith(f"{LayerGate.name}."):
-            shares[name] = [1 - gates[0].target_skip, Tag.ASSUMED, "1 - slu.target_skip"]
+            shares[name] = Share(1 - gates[0].target_skip, Tag.ASSUMED, "1 - slu.target_skip")
         else:
-            shares[name] = [1.0, Tag.ASSUMED, "the most there can be"]
+            shares[name] = Share(1.0, Tag.ASSUMED, "the most there can be")
     return shares

@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from rich.text import Text
 from rich.theme import Theme
 
 if TYPE_CHECKING:
+    from e2compile.bill import Spent
     from e2compile.doctor import Finding
     from e2compile.options import Description
     from e2compile.presets import Preset
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 _LINES = 20
 _QUIET_SECONDS = 60.0
 _RECENT = 50
+# The text beside a terminal's bar is made anew after so long.
+_BAR_SECONDS = 0.5
+_PREFIXES = ((1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"), (1e-12, "p"))
 
 THEME = Theme({"ir.name": "cyan", "ir.type": "green", "ir.line": "dim", "ir.op": "bold"})
 
@@ -64,16 +68,18 @@ def table(rows: Iterable[tuple[str, str]]) -> None:
         out.print(Text.assemble((f"{name:<{width}}", "bold"), "  ", value), soft_wrap=True)
 
 
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Shows on a terminal that work goes on."""
+    with out.status(Text(what)):
+        yield
+
+
 class Phases:
     """Prints each phase of a compilation when it is done, and on a terminal that work goes on."""
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
-
-    @contextmanager
-    def shown(self, what: str) -> Iterator[None]:
-        with out.status(Text(f"compiling {what}")):
-            yield
 
     def __call__(self, name: str, seconds: float) -> None:
         out.print(f"  {name:<24}{seconds:7.2f} s", markup=False)
@@ -114,6 +120,12 @@ def _verification(summary: "Summary") -> str:
     return f"passed, by {summary.ran}{closest}"
 
 
+def joules(value: float) -> str:
+    """Joules in words."""
+    scale, prefix = next((p for p in _PREFIXES if abs(value) >= p[0]), _PREFIXES[-1])
+    return f"{value / scale:.3g} {prefix}J"
+
+
 def size(count: int) -> str:
     """Bytes in words."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
@@ -123,10 +135,11 @@ def size(count: int) -> str:
 
 
 class Training:
-    """A bar on a terminal, lines elsewhere."""
+    """A bar on a terminal, lines elsewhere. `spent` prices the run so far, asked only where that is shown."""
 
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
+    def __init__(self, batch_size: int, spent: "Callable[[], Spent]") -> None:
+        self.batch_size, self.spent = batch_size, spent
+        self.shown_text, self.shown_at = "", -_BAR_SECONDS
         self.losses: deque[float] = deque(maxlen=_RECENT)
         self.first: Event | None = None
         self.last: Event | None = None
@@ -154,7 +167,9 @@ class Training:
         if event.result.loss is not None:
             self.losses.append(event.result.loss)
         if out.is_terminal:
-            self.bar.update(self.task, completed=event.position, total=event.total, text=self._text(event))
+            if event.seconds - self.shown_at > _BAR_SECONDS or event.position == event.total:
+                self.shown_text, self.shown_at = self._text(event), event.seconds
+            self.bar.update(self.task, completed=event.position, total=event.total, text=self.shown_text)
         elif self._is_due(event):
             self.printed = event.seconds
             say(f"  step {event.position:,} of {event.total:,}  {self._text(event)}  {self._left(event)}")
@@ -168,7 +183,9 @@ class Training:
         if event.accuracy is not None:
             parts.append(f"validation accuracy {event.accuracy:.2%}")
         rate = event.executed * self.batch_size / max(event.seconds, 1e-9)
-        return "  ".join([*parts, f"{rate:,.0f} images/s", f"executed {event.executed / event.position:.0%}"])
+        share, spent = event.executed / event.position, self.spent()
+        energy = f"{joules(spent.joules)} {spent.tag} ({spent.table})"
+        return "  ".join([*parts, f"{rate:,.0f} images/s", f"executed {share:.0%}", energy])
 
     def _left(self, event: "Event") -> str:
         """Time left at this process's pace, whatever was done before a resume."""
@@ -194,6 +211,7 @@ def trained(results: "Results", program: "Program", run: str) -> None:
         ("test loss", f"{results.test_loss:.4f}"),
         *_averaged(results),
         *_array(results, program),
+        *_energy(results),
         ("seconds", f"{results.seconds:.1f} ({results.images_per_second:,.0f} images/s)"),
         ("run", str(program.folder / "runs" / run)),
     ]
@@ -215,6 +233,15 @@ def _array(results: "Results", program: "Program") -> list[tuple[str, str]]:
         return []
     each = results.modelled_device_seconds / max(results.steps_executed, 1)
     return [("array", f"{each:.3g} s a step at {program.driver.clock_hz / 1e6:.0f} MHz (modelled)")]
+
+
+def _energy(results: "Results") -> list[tuple[str, str]]:
+    """A line for what the run's executed work costs; none for a run that nobody priced."""
+    found = results.energy
+    if found is None:
+        return []
+    parts = f"{joules(found['training'])} training, {joules(found['evaluation'])} evaluation"
+    return [("energy", f"{joules(found['joules'])} {found['tag']} ({found['table']}): {parts}")]
 
 
 def _shares(name: str, shares: "Mapping[str, float]", of_what: str) -> list[tuple[str, str]]:

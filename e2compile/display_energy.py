@@ -1,21 +1,32 @@
 """How energy looks on the command line: fits with their errors, bills with their prices."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
 from e2compile import display
+from e2compile.display import joules
 
 if TYPE_CHECKING:
-    from e2compile.bill import Bill, Side
+    from e2compile.bill import Bill
+    from e2compile.budget import Way
     from e2compile.call_bill import PricedCall
+    from e2compile.compare import Comparison
     from e2compile.energy.calibrate import Calibration
+    from e2compile.energy.cashier import Side
     from e2compile.energy.fit import Errors, Fit
     from e2compile.energy.prices import Figure
+    from e2compile.estimate import Estimate, Range
     from e2compile.measure import Part
+    from e2compile.runtime.fit import Event, Run
+    from e2compile.runtime.program import Program
 
+_WIDTH = 140  # at least: a line that a terminal breaks can still be read, one that is cut cannot
 _LAYERS = 12
 _CALLS = 20
-_PREFIXES = ((1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"), (1e-12, "p"))
 
 
 def calibrated(found: "Calibration") -> None:
@@ -92,9 +103,114 @@ def _call(call: "PricedCall") -> tuple[str, str]:
     return call.name, f"{joules(call.joules):>9}  {what}{region}"
 
 
-def joules(value: float) -> str:
-    scale, prefix = next((p for p in _PREFIXES if abs(value) >= p[0]), _PREFIXES[-1])
-    return f"{value / scale:.3g} {prefix}J"
+def estimated(found: "Estimate") -> None:
+    """What training will cost: a step, an epoch and the schedule, and what each pass saves."""
+    before, after = found.before, found.after
+    display.table(
+        [
+            ("prices", f"{found.table}: {found.about}"),
+            ("counts", "as a build counts them; nothing was built. Seconds modelled"),
+            *(("accelerator", source) for source in (found.device,) if source),
+            ("a step before", _side(before)),
+            ("a step after", f"{_side(after)}, {_ratio(after.joules, before.joules)}"),
+            ("its prices", _known(after)),
+        ]
+    )
+    grid = _grid("", "before", "after: best", "expected", "worst", "expected of before")
+    plain, costs = found.costs
+    _range(grid, "an executed step", plain.executed, costs.executed)
+    if costs.dropped is not None:
+        grid.add_row("a dropped step", "", "", joules(costs.dropped), "", "")
+    _range(grid, "a scheduled step", plain.scheduled, costs.scheduled)
+    _range(grid, "an evaluated batch", plain.evaluated, costs.evaluated)
+    if found.totals is not None and found.length is not None:
+        length, (whole, left) = found.length, found.totals
+        _range(grid, f"an epoch: {length.steps:,} steps, its evaluation", whole.epoch, left.epoch)
+        _range(grid, f"all {length.epochs:,} epochs and the test", whole.schedule, left.schedule)
+    _show(grid, "joules, modelled; best and worst: no or every gated block and fallback runs")
+    if found.unknown:
+        display.say(f"an epoch is not known: {found.unknown}; --images N says how many images it has")
+    ladder = _grid("pass", "joules", "seconds", "saves", "of before", "left of before")
+    for rung in found.passes:
+        seconds = f"{rung.seconds:.3g}" if rung.seconds else "no price"
+        saved, left_of = rung.saved / before.joules, rung.joules / before.joules
+        ladder.add_row(
+            rung.name, joules(rung.joules), seconds, joules(rung.saved), f"{saved:.1%}", f"{left_of:.1%}"
+        )
+    if found.passes:
+        _show(ladder, "a scheduled step with one pass after the other, expected")
+    _section("shares", ((n, f"{s.value:.1%}, {s.tag}: {s.source}") for n, s in found.shares.items()))
+
+
+def ways(found: "Sequence[Way]", budget: float) -> None:
+    """The ways to keep to a budget, and how to read them."""
+    grid = _grid("settings", "energy", "steps", "work of a step", "products in")
+    for way in found:
+        grid.add_row(way.settings, f"{way.share:.1%}", f"{way.steps:.0%}", f"{way.work:.1%}", way.arithmetic)
+    _show(grid, f"ways to spend {budget:.0%} of the plain step's joules, modelled")
+    display.say("steps: scheduled ones that are executed. work of a step: of the plain step's")
+    display.say(
+        "multiply-accumulates, in whatever width. No way is worse than another in all columns; which one"
+    )
+    display.say(
+        "learns best, no cost model knows: train them (e2compile compare), and fewer epochs beside them."
+    )
+
+
+def running(variant: str, program: "Program", run: "Run") -> "Callable[[Event], None]":
+    """Lines for the runs of a comparison: one an epoch."""
+    display.say(f"{variant}, seed {program.seed}: {len(run.train):,} training images, {run.total:,} steps")
+
+    def watch(event: "Event") -> None:
+        if event.position % run.loader.steps_per_epoch == 0 or event.position == event.total:
+            scored = "" if event.accuracy is None else f"  validation accuracy {event.accuracy:.2%}"
+            display.say(f"  step {event.position:,} of {event.total:,}{scored}  {event.seconds:.0f} s")
+
+    return watch
+
+
+def compared(found: "Comparison") -> None:
+    """The variants beside each other."""
+    grid = _grid(
+        "", "test accuracy", "each seed", "test loss", "joules", "of plain", "seconds", "steps executed"
+    )
+    plain = found.rows[0]
+    for row in found.rows:
+        each = " ".join("none" if a is None else f"{a:.2%}" for a in row.accuracies)
+        grid.add_row(
+            row.variant,
+            "none" if row.accuracy is None else f"{row.accuracy:.2%}",
+            each,
+            f"{row.test_loss:.4f}",
+            joules(row.joules),
+            f"{row.joules / plain.joules:.1%}",
+            f"{row.seconds:.1f}",
+            f"{row.steps:,.0f}",
+        )
+    _show(grid, f"{', '.join(found.passes)} on {found.target}, {found.epochs} epochs: means over seeds")
+    display.say(
+        f"joules: executed work, modelled ({found.table}); seconds: measured here, with data and evaluation"
+    )
+
+
+def _range(grid: Table, name: str, before: "Range", after: "Range") -> None:
+    values = (before.expected, after.best, after.expected, after.worst)
+    grid.add_row(name, *map(joules, values), f"{after.expected / before.expected:.1%}")
+
+
+def _grid(first: str, *columns: str) -> Table:
+    grid = Table(box=SIMPLE_HEAD, title_justify="left")
+    grid.add_column(first, overflow="fold")
+    for column in columns:
+        grid.add_column(column, justify="right", no_wrap=True)
+    return grid
+
+
+def _show(grid: Table, title: str) -> None:
+    grid.title = title
+    Console(file=display.out.file, width=max(display.out.width, _WIDTH), highlight=False).print(
+        grid, markup=False
+    )
 
 
 def _side(side: "Side") -> str:

@@ -9,6 +9,8 @@ if TYPE_CHECKING:  # to name a target, or to look for what it lacks, takes neith
     from tvm import IRModule
     from tvm.tirx import PrimFunc
 
+    from e2compile.energy.cashier import Array
+    from e2compile.graph import StepGraph
     from e2compile.lower.loop import Loop
     from e2compile.lower.workload import Convolution, Pool
     from e2compile.pipeline import TrainingGraph
@@ -79,6 +81,9 @@ class Target(Protocol):
 
     def prepare(self, graph: TrainingGraph) -> TrainingGraph:
         """The graph with what the target needs done to it and no pass has done yet."""
+
+    def array(self, step: StepGraph) -> Array | None:
+        """What a step will take of the target's accelerator, without building it; None without one."""
 
     def build(self, module: IRModule, path: Path) -> None:
         """Compile `module` to a library at `path`, what it needs to run beside it.

@@ -68,16 +68,6 @@ def count_evaluation(step: StepGraph, planned: bool = False) -> Work:
     return Work(tuple(replace(item, phase=EVALUATION) for item in work.items))
 
 
-def keep_share(step: StepGraph) -> float | None:
-    """The share of steps that a graph's own guard keeps, expected; None for a step that none guards."""
-    keep = entry_points(step).keep
-    if keep is None:
-        return None
-    (condition,) = keep.results
-    dropped: Any = condition.args[1]
-    return 1 - float(dropped)
-
-
 def _count(flat: StepGraph, planned: bool) -> ByNode:
     """Work by the call that a node of the graph without conditionals stands for."""
     return dict(_Counter(flat, Fused(flat) if planned else Unfused()).items())

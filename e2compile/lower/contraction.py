@@ -55,6 +55,11 @@ def call(node: fx.Node, layout: Layout) -> Call:
     return replace(_call(node, layout), live=live_of(node))
 
 
+def integer_call(node: fx.Node) -> Call:
+    """The kernel call of a contraction of integers, which is the same in any layout."""
+    return replace(_INTEGER[node.target](node), live=live_of(node))
+
+
 def _call(node: fx.Node, layout: Layout) -> Call:
     if node.target is aten.mm.default:
         return _product(node, layout)

@@ -42,8 +42,8 @@ class Group:
     live: Live = ()
     batch: int | None = None
     nodes: list[fx.Node] = field(default_factory=list)
-    reads: set[fx.Node] = field(default_factory=set)
     ancestors: int = 0
+    is_read: bool = False
 
     @property
     def dims(self) -> tuple[int, ...] | None:
@@ -93,6 +93,7 @@ class Fusion:
         self.axes: dict[fx.Node, Axis] = batch_axes(step) if has_live(graph) else {}
         self.groups: list[Group] = []
         self.of: dict[fx.Node, Group] = {}
+        self._readers: dict[fx.Node, dict[int, Group]] = {}
         self.outputs = {holder(n) for n in graph.output_node().all_input_nodes}
         for node in graph.nodes:
             if node.op == "call_function" and work(node) not in (Work.VIEW, Work.CONSTANT, Work.ITEM):
@@ -119,9 +120,9 @@ class Fusion:
         makers = {self.of[producer(n)] for n in operands if producer(n) in self.of}
         # reductions of one shape share a pass over what they read
         yield from sorted(makers, key=lambda g: (g.dims is None, -g.number))
-        for group in reversed(self.groups):
-            if group.reads & set(operands):
-                yield group
+        readers = {number: group for n in operands for number, group in self._readers.get(n, {}).items()}
+        for number in sorted(readers, reverse=True):
+            yield readers[number]
 
     def _may_join(self, node: fx.Node, group: Group) -> bool:
         if group.shape != loop_shape(node) or group.phase != node.meta["phase"]:
@@ -160,13 +161,17 @@ class Fusion:
         self.of[node] = group
         gained = 0
         for operand in node.all_input_nodes:
-            group.reads.add(holder(operand))
-            maker = self.of.get(producer(holder(operand)))
+            source = holder(operand)
+            self._readers.setdefault(source, {})[group.number] = group
+            maker = self.of.get(producer(source))
             if maker is not None and maker is not group:
                 gained |= maker.ancestors | 1 << maker.number
+                maker.is_read = True
         if gained | group.ancestors == group.ancestors:
             return
         group.ancestors |= gained
+        if not group.is_read:
+            return
         for other in self.groups:
             if other.ancestors >> group.number & 1:
                 other.ancestors |= gained

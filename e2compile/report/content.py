@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from e2compile.bill import DEVICE, Terms, executed, terms
+from e2compile.bill import Pricing, executed, pricing
+from e2compile.energy.cashier import DEVICE
 from e2compile.energy.log import read
 from e2compile.energy.prices import TIME
 from e2compile.errors import UsageError
@@ -24,13 +25,13 @@ _POINTS = 400  # of a curve: as many as a screen shows
 
 
 def content(folder: Path, table: str | None = None, log: Path | None = None) -> dict[str, Any]:
-    """What the page of a Program holds, priced by a table (see e2compile.bill.terms).
+    """What the page of a Program holds, priced by a table (see e2compile.bill.pricing).
 
     With a log its measured joules stand beside those that the table predicts for the work of its rows.
     Raises UsageError for a folder that is no Program, a table that lacks a price, a log that is none.
     """
     manifest = manifests.read(folder)
-    given, tables = terms(folder, table), Tables()
+    given, tables = pricing(folder, table), Tables()
     stages = [stage_content(stage, tables) for stage in read_stages(folder)]
     rows = {side: _rows(given.work[side], tables) for side in ("before", "after", "evaluation")}
     manifests.check(manifest, folder, (_MEMORY, _VERIFIED, *[REPORT] * bool(given.device_source)))
@@ -50,7 +51,7 @@ def content(folder: Path, table: str | None = None, log: Path | None = None) -> 
         "verified": _json(folder / _VERIFIED),
         "prices": _prices(given, tables),
         "shares": {name: asdict(share) for name, share in given.shares.items()},
-        "device": {"seconds": given.device, "source": given.device_source},
+        "device": {"seconds": given.cashier.device, "source": given.device_source},
         "stages": stages,
         "work": rows,
         "tables": tables.content(),
@@ -88,10 +89,10 @@ def _alive(found: dict[str, Any], tables: Tables) -> dict[str, Any]:
     return found | {"kernels": kernels}
 
 
-def _prices(given: Terms, tables: Tables) -> dict[str, Any]:
+def _prices(given: Pricing, tables: Tables) -> dict[str, Any]:
     """The table's figures for each counted quantity, in SI units beside their own, and of seconds."""
-    table, is_timed = given.table, TIME in given.table.prices
-    timed = [TIME, *([DEVICE] if given.device else [])] if is_timed else []
+    table, is_timed = given.cashier.table, TIME in given.cashier.table.prices
+    timed = [TIME, *([DEVICE] if given.cashier.device else [])] if is_timed else []
     amounts = dict.fromkeys([*tables.quantities.values, *timed], 1.0)
     figures = {line.quantity: asdict(line.figure) | {"si": line.figure.si} for line in table.bill(amounts)}
     seconds = {line.quantity: line.figure.si for line in table.time(amounts)} if is_timed else {}
@@ -119,10 +120,10 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _measured(path: Path, given: Terms) -> dict[str, Any]:
+def _measured(path: Path, given: Pricing) -> dict[str, Any]:
     """The rows of a log: measured joules, and the table's for the counted work and the true seconds."""
     log = read(path)
-    table, rows = given.table, []
+    table, rows = given.cashier.table, []
     if set(log.columns) - {TIME} and TIME not in log.columns and TIME in table.prices:
         raise UsageError(f"{path} has no seconds, which the price table {table.name} prices")
     for i, group in enumerate(log.groups):

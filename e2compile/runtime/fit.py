@@ -3,11 +3,9 @@
 import json
 import os
 import re
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from e2compile.runtime import checkpoint
 from e2compile.runtime.averaging import Average, estimate_statistics
 from e2compile.runtime.checkpoint import Progress
 from e2compile.runtime.datasets import Dataset, Items, Source, arrays, load
+from e2compile.runtime.interrupts import interrupts_held
 from e2compile.runtime.loader import Augment, Loader, evaluation, split_validation
 from e2compile.runtime.program import Evaluation, Program, StepResult
 
@@ -69,6 +68,17 @@ class Event:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Executed:
+    """What a run has executed so far: steps of those scheduled, evaluated batches, and by name the share of
+    samples that each gated block ran for and of executed steps in which a layer fell back."""
+
+    scheduled: int
+    steps: int
+    evaluated: int
+    shares: dict[str, float]
+
+
 @dataclass
 class Results:
     """What a run gave; `results.json` and `--json` hold these fields.
@@ -79,7 +89,7 @@ class Results:
     `averaged_accuracy` and `averaged_test_loss` are those of the mean of the weights after `averaged_epochs`
     epochs, with batch-norm statistics of their own; None and 0 where nothing was averaged.
     `modelled_device_seconds` is what a cycle model says that the device took for the executed steps; None for
-    a program without a device.
+    a program without a device. `energy` is what the run's `price` says of all that it executed.
     """
 
     steps_scheduled: int
@@ -99,6 +109,7 @@ class Results:
     averaged_accuracy: float | None = None
     averaged_test_loss: float | None = None
     modelled_device_seconds: float | None = None
+    energy: dict[str, Any] | None = None
 
 
 def resolve(data: Any, program: Program) -> Dataset:
@@ -132,10 +143,19 @@ def evaluate(program: Program, split: Source, augment: Augment | None) -> Evalua
 
 
 class Run:
-    """One training run of a program, written to `runs/<name>/` of its folder."""
+    """One training run of a program, written to `runs/<name>/` of its folder.
 
-    def __init__(self, program: Program, data: Any, options: Options) -> None:
-        self.program, self.options = program, options
+    `price` says for the results what was executed has cost.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        data: Any,
+        options: Options,
+        price: Callable[[Executed], dict[str, Any]] | None = None,
+    ) -> None:
+        self.program, self.options, self.price = program, options, price
         program.check_machine()
         self.dataset = resolve(data, program)
         self.augment = Augment.of(self.dataset)
@@ -272,6 +292,20 @@ class Run:
         sums = self.progress.counters.items()
         return {name.removesuffix(suffix): total / steps for name, total in sums if name.endswith(suffix)}
 
+    def executed(self, tested: bool = False) -> Executed:
+        """What was executed so far, and where it is `tested` what the end of the run takes.
+
+        That is the test and, for an average, an epoch of steps of which none is dropped, and its test.
+        """
+        size = self.program.batch_size
+        evaluated = len(self.progress.history) * -(-len(self.validation) // size)
+        is_averaged = tested and self.average.count > 0
+        more = self.loader.steps_per_epoch if is_averaged else 0
+        if tested:
+            evaluated += (1 + is_averaged) * -(-len(self.dataset.test) // size)
+        shares = self._mean(".executed", size) | self._mean(".fallback") if self.progress.executed else {}
+        return Executed(self.progress.position + more, self.progress.executed + more, evaluated, shares)
+
     def _epoch(self) -> None:
         """Evaluate on the held-out part, keep the best state, and average."""
         self._add_to_average()
@@ -342,30 +376,7 @@ class Run:
             averaged_accuracy=averaged.accuracy if averaged else None,
             averaged_test_loss=averaged.loss if averaged else None,
             modelled_device_seconds=self.progress.counters.get(_DEVICE),
+            energy=None if self.price is None else self.price(self.executed(tested=True)),
         )
         (self.folder / "results.json").write_text(json.dumps(vars(results), indent=1) + "\n")
         return results
-
-
-@contextmanager
-def interrupts_held() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C is noted, not raised, so that no step is cut in two; a second one is raised at once.
-
-    Does nothing outside the main thread, or where the process ignores SIGINT.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    noted: list[int] = []
-
-    def note(number: int, _: object) -> None:
-        noted.append(number)
-        signal.signal(signal.SIGINT, before)
-
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or not callable(before):
-        yield lambda: False
-        return
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(noted)
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -12,6 +12,7 @@ from e2compile.targets.llvm.machine import Machine, host, named
 if TYPE_CHECKING:
     from tvm import IRModule
 
+    from e2compile.graph import StepGraph
     from e2compile.pipeline import TrainingGraph
     from e2compile.targets.llvm.kernels import LlvmKernels
 
@@ -62,6 +63,9 @@ class LlvmTarget:
 
     def prepare(self, graph: "TrainingGraph") -> "TrainingGraph":
         return graph
+
+    def array(self, step: "StepGraph") -> None:  # noqa: ARG002 - the protocol's
+        return None
 
     def build(self, module: "IRModule", path: Path) -> None:
         """Compile and link `module` to a shared library. Raises MissingError without a linker."""

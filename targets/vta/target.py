@@ -12,6 +12,8 @@ from e2compile.targets.vta.isa.config import Config, named, read
 if TYPE_CHECKING:
     from tvm import IRModule
 
+    from e2compile.energy.cashier import Array
+    from e2compile.graph import StepGraph
     from e2compile.pipeline import TrainingGraph
     from e2compile.targets.vta.host.kernels import VtaKernels
 
@@ -60,6 +62,11 @@ class VtaTarget:
         if any(isinstance(item, Quantise) for item in graph.passes):
             return graph
         return graph.apply(Quantise())
+
+    def array(self, step: "StepGraph") -> "Array":
+        from e2compile.targets.vta.report import foresee, layers
+
+        return layers.array(foresee.foresee(step, self.config, self.largest_transfer))
 
     def build(self, module: "IRModule", path: Path) -> None:
         """Compile `module` to a library; streams and a report beside it. MissingError without a linker."""

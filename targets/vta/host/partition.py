@@ -1,5 +1,6 @@
 """Partition: the integer kernels of a module that the array can run become calls of their streams."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
@@ -9,6 +10,7 @@ from tvm.tirx import PrimFunc
 
 from e2compile.errors import CompileError, UsageError
 from e2compile.lower.module import LINES
+from e2compile.lower.workload import Convolution
 from e2compile.targets.vta.analysis.check import LARGEST_TRANSFER, check
 from e2compile.targets.vta.host import geometry, offload
 from e2compile.targets.vta.host import kernels as noted
@@ -34,49 +36,84 @@ class Partition:
     left: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Product:
+    """A product of integers by its kernel's name, and the model's lines that it computes something of."""
+
+    name: str
+    what: str
+    conv: Convolution
+    gated: bool
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What the array does: its table, the plan of each operator, and why others are left to the host."""
+
+    table: Table
+    plans: dict[str, Plan]
+    left: dict[str, str]
+
+
 def partition(module: IRModule, config: Config, largest: int = LARGEST_TRANSFER) -> Partition:
     """Give the array what it can do.
+
+    Raises CompileError as `assign` does.
+    """
+    kernels = {
+        str(variable.name_hint): (variable, kernel)
+        for variable, kernel in module.functions_items()
+        if isinstance(kernel, PrimFunc) and kernel.attrs and noted.WHAT in kernel.attrs
+    }
+    made = assign((_product(module, name, kernel) for name, (_, kernel) in kernels.items()), config, largest)
+    functions = dict(module.functions_items())
+    for number, (name, plan) in enumerate(made.plans.items()):
+        variable, kernel = kernels[name]
+        functions[variable] = _offloaded(name, kernel, plan, made.table, number)
+    return Partition(IRModule(functions, attrs=module.attrs), made.table, made.left)
+
+
+def assign(products: Iterable[Product], config: Config, largest: int = LARGEST_TRANSFER) -> Assignment:
+    """Plan what the array can do of these products.
 
     A stream has at most `largest` bytes of instructions and of micro-ops. Raises CompileError, naming all
     layers that have no stream on such an array.
     """
-    found: dict[Any, tuple[PrimFunc, Plan]] = {}
-    left: dict[str, str] = {}
-    for variable, kernel in module.functions_items():
-        if isinstance(kernel, PrimFunc) and kernel.attrs and noted.WHAT in kernel.attrs:
-            try:
-                found[variable] = kernel, _plan(kernel, config)
-            except Unsuitable as reason:
-                left[str(variable.name_hint)] = str(reason)
+    plans, left = dict[str, Plan](), dict[str, str]()
     streams, operators, refused = _Streams(config, largest), list[Operator](), list[str]()
-    for variable, (kernel, plan) in found.items():
-        name = str(variable.name_hint)
+    for product in products:
         try:
-            operators.append(_operator(name, kernel, plan, streams))
+            plan = plans[product.name] = _plan(product, config)
+        except Unsuitable as reason:
+            left[product.name] = str(reason)
+            continue
+        try:
+            operators.append(_operator(product, plan, streams))
         except UsageError as error:
-            layer = f"{words(plan.conv)}, {phase(str(kernel.attrs[noted.WHAT]))}"
-            refused += [f"{layer}: {error}", *(f"  {line}" for line in _lines(module, name))]
+            layer = f"{words(plan.conv)}, {phase(product.what)}"
+            refused += [f"{layer}: {error}", *(f"  {line}" for line in product.lines)]
     if refused:
         raise CompileError(f"an array of {config.name} cannot run all layers", refused)
-    table = Table(config, tuple(operators), tuple(streams.binaries))
-    functions = dict(module.functions_items())
-    for number, (variable, (kernel, plan)) in enumerate(found.items()):
-        functions[variable] = _offloaded(str(variable.name_hint), kernel, plan, table, number)
-    return Partition(IRModule(functions, attrs=module.attrs), table, left)
+    return Assignment(Table(config, tuple(operators), tuple(streams.binaries)), plans, left)
 
 
-def _plan(kernel: PrimFunc, config: Config) -> Plan:
-    what, conv = str(kernel.attrs[noted.WHAT]), noted.workload(kernel)
-    if what == noted.WEIGHT_GRADIENT:
-        return geometry.weight_gradient(conv, config)
-    plan = geometry.forward if what == noted.FORWARD else geometry.input_gradient
-    return plan(conv, config, bool(kernel.attrs[noted.GATED]))
+def _product(module: IRModule, name: str, kernel: PrimFunc) -> Product:
+    what, is_gated = str(kernel.attrs[noted.WHAT]), bool(kernel.attrs[noted.GATED])
+    return Product(name, what, noted.workload(kernel), is_gated, _lines(module, name))
 
 
-def _lines(module: IRModule, name: str) -> list[str]:
+def _plan(product: Product, config: Config) -> Plan:
+    if product.what == noted.WEIGHT_GRADIENT:
+        return geometry.weight_gradient(product.conv, config)
+    plan = geometry.forward if product.what == noted.FORWARD else geometry.input_gradient
+    return plan(product.conv, config, product.gated)
+
+
+def _lines(module: IRModule, name: str) -> tuple[str, ...]:
     """The model's lines that a kernel computes something of, where they are known."""
     known = module.attrs[LINES] if module.attrs and LINES in module.attrs else {}
-    return [str(line) for line in known[name]] if name in known else []
+    return tuple(str(line) for line in known[name]) if name in known else ()
 
 
 class _Streams:
@@ -103,7 +140,7 @@ class _Streams:
         return Binary(words, uops, cost(stream, config))
 
 
-def _operator(name: str, kernel: PrimFunc, plan: Plan, numbers: _Streams) -> Operator:
+def _operator(product: Product, plan: Plan, numbers: _Streams) -> Operator:
     config, conv = numbers.config, plan.conv
     runs, wgt, out = [], 0, 0
     works = [part.work for part in plan.parts] if isinstance(plan, Gather) else [plan.work]
@@ -114,8 +151,8 @@ def _operator(name: str, kernel: PrimFunc, plan: Plan, numbers: _Streams) -> Ope
         wgt, out = wgt + wgt_bytes, out + out_bytes
     group = plan.images if isinstance(plan, Gather) else config.block
     return Operator(
-        name=name,
-        what=str(kernel.attrs[noted.WHAT]),
+        name=product.name,
+        what=product.what,
         workload=asdict(conv),
         groups=-(-conv.batch // group),
         inp_bytes=prod(works[0].inp_shape) * config.inp_bytes,

@@ -1,11 +1,13 @@
 """What a program costs the array, layer by layer, by the cycle model; and what stays on the host."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from e2compile.energy.cashier import Array
 from e2compile.errors import UsageError
 from e2compile.lower.workload import Convolution
 from e2compile.targets.vta.analysis.timing import LATENCIES
@@ -195,6 +197,20 @@ def read(folder: Path) -> Report:
         return Report(**(content | {"rows": rows, "host": host, "totals": totals}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} cannot be read: compile the program again") from error
+
+
+def array(made: Report) -> Array:
+    """What a step, with everything executed, takes of the array."""
+    cycles, done, left = Counter[str](), Counter[str](), Counter[str]()
+    for row in made.rows:
+        calls = row.calls.get("step", 0)
+        cycles[row.phase] += calls * row.each.cost.cycles
+        done[row.phase] += calls * row.each.macs
+    for other in made.host:
+        left[other.phase] += other.calls.get("step", 0) * other.macs
+    shares = {phase: macs / (macs + left[phase]) for phase, macs in done.items() if macs}
+    source = f"the cycle model of the streams; a read's latency: {made.latency_source}"
+    return Array(made.board, made.clock_hz, dict(cycles), shares, source)
 
 
 def _figures(content: dict[str, Any]) -> Figures:
