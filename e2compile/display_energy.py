@@ -11,10 +11,11 @@ from e2compile import display
 from e2compile.display import joules
 
 if TYPE_CHECKING:
-    from e2compile.bill import Bill, Side
+    from e2compile.bill import Bill
     from e2compile.budget import Way
     from e2compile.compare import Comparison
     from e2compile.energy.calibrate import Calibration
+    from e2compile.energy.cashier import Side
     from e2compile.energy.fit import Errors, Fit
     from e2compile.energy.prices import Figure
     from e2compile.estimate import Estimate, Range
