@@ -9,7 +9,7 @@ way is shown unless another is as good in all of these and no dearer, and better
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from e2compile.counting import shares_of
 from e2compile.energy import prices
@@ -24,8 +24,14 @@ from e2compile.targets import Target
 
 # Tried beside what the user has set; the paper's.
 SKIPS = (0.2, 0.4, 0.6)
+WIDTHS: tuple[Literal[16, 8], ...] = (16, 8)
 # SignPredict's fallback and bits of gradients.
-SIGNS = (("element", 16), ("layer", 16), ("never", 16), ("never", 8))
+SIGNS: tuple[tuple[Literal["element", "layer", "never"], Literal[16, 8]], ...] = (
+    ("element", 16),
+    ("layer", 16),
+    ("never", 16),
+    ("never", 8),
+)
 _ALIKE = 1e-9
 
 Kind = TypeVar("Kind", BatchDrop, LayerGate, Quantise, SignPredict)
@@ -131,13 +137,13 @@ def arithmetics(graph: TrainingGraph, target: Target) -> tuple[Arithmetic, ...]:
     """The joint passes of a graph in all settings that are tried, and none of them."""
     integers, signs = _of(graph, Quantise), _of(graph, SignPredict)
     tried = [Arithmetic(0, "float32", ())]
-    for item in integers:
-        for rank, bits in enumerate((16, 8), 1):
-            passes = (replace(item, gradient_bits=bits),)
-            tried.append(Arithmetic(rank, f"8 bits, gradients {bits}", passes))
-    for item in signs:
+    for integer in integers:
+        for rank, width in enumerate(WIDTHS, 1):
+            passes = (replace(integer, gradient_bits=width),)
+            tried.append(Arithmetic(rank, f"8 bits, gradients {width}", passes))
+    for sign in signs:
         for rank, (fallback, bits) in enumerate(SIGNS, 3):
-            chosen = replace(item, gradient_bits=bits, fallback=fallback, predictor_gradient_bits=None)
+            chosen = replace(sign, gradient_bits=bits, fallback=fallback, predictor_gradient_bits=None)
             words = f"signs, gradients {bits}, fallback {fallback}"
             tried.append(Arithmetic(rank, words, (chosen, *integers)))
     prepared = [replace(a, passes=target.prepare(replace(graph, passes=a.passes)).passes) for a in tried]

@@ -1,5 +1,6 @@
 """Convolutions, matrix products and poolings as workloads with their operands' memory orders."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,6 +56,11 @@ def call(node: fx.Node, layout: Layout) -> Call:
     return replace(_call(node, layout), live=live_of(node))
 
 
+def integer_call(node: fx.Node) -> Call:
+    """The kernel call of one of `INTEGER`, which no layout changes."""
+    return replace(INTEGER[node.target](node), live=live_of(node))
+
+
 def _call(node: fx.Node, layout: Layout) -> Call:
     if node.target is aten.mm.default:
         return _product(node, layout)
@@ -62,8 +68,8 @@ def _call(node: fx.Node, layout: Layout) -> Call:
         return _forward(node)
     if node.target is aten.convolution_backward.default:
         return _gradient(node)
-    if node.target in _INTEGER:
-        return _INTEGER[node.target](node)
+    if node.target in INTEGER:
+        return INTEGER[node.target](node)
     return _pool_gradient(node) if "backward" in str(node.target) else _pool(node)
 
 
@@ -136,7 +142,7 @@ def _integers(
     return Call(method, conv, operands, (Result(node, shape, "int32"),), signed=signed)
 
 
-_INTEGER = {
+INTEGER: dict[Any, Callable[[fx.Node], Call]] = {
     INTEGER_CONVOLUTION: _integer_forward,
     INTEGER_INPUT_GRADIENT: _integer_input_gradient,
     INTEGER_WEIGHT_GRADIENT: _integer_weight_gradient,

@@ -4,10 +4,9 @@ from collections import Counter
 from typing import NamedTuple
 
 from e2compile.graph import StepGraph, entry_points
-from e2compile.lower.contraction import call
+from e2compile.lower.contraction import INTEGER, integer_call
 from e2compile.lower.inline import inlined
 from e2compile.lower.workload import Convolution
-from e2compile.ops import INTEGER_CONVOLUTION, INTEGER_INPUT_GRADIENT, INTEGER_WEIGHT_GRADIENT
 from e2compile.targets.vta.config import Config
 from e2compile.targets.vta.kernels import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
 from e2compile.targets.vta.partition import Streams, operator, planned
@@ -19,7 +18,6 @@ _METHODS = {
     "integer_input_gradient": INPUT_GRADIENT,
     "integer_weight_gradient": WEIGHT_GRADIENT,
 }
-_INTEGER = (INTEGER_CONVOLUTION, INTEGER_INPUT_GRADIENT, INTEGER_WEIGHT_GRADIENT)
 
 
 class _Contraction(NamedTuple):
@@ -48,8 +46,8 @@ def _contractions(step: StepGraph) -> Counter[_Contraction]:
     """How often a step calls each contraction of integers."""
     found: Counter[_Contraction] = Counter()
     for node in inlined(entry_points(step).step).graph.nodes:
-        if node.target in _INTEGER:
-            made = call(node, {})
+        if node.target in INTEGER:
+            made = integer_call(node)
             assert isinstance(made.workload, Convolution)
             found[_Contraction(_METHODS[made.method], made.workload, bool(made.live))] += 1
     return found
