@@ -107,6 +107,7 @@ def idle_regions(program: Program, size: int, rounds: int) -> dict[str, float]:
 
     def note(_: Any, name: str, before: bool, __: Any, *arguments: Any) -> None:
         nonlocal began
+        now = time.perf_counter()
         integers = {
             (str(a.shape), a.data_ptr()) for a in arguments if str(getattr(a, "dtype", "")) == "int32"
         }
@@ -115,7 +116,7 @@ def idle_regions(program: Program, size: int, rounds: int) -> dict[str, float]:
         elif before:
             began = time.perf_counter()
         elif lists & integers:
-            seconds.append(time.perf_counter() - began)
+            seconds.append(now - began)
 
     totals = []
     program.library.machine.set_instrument(note)
