@@ -11,6 +11,7 @@ import e2compile
 from e2compile.bill import bill
 from e2compile.energy.prices import Tag
 from e2compile.errors import UsageError
+from e2compile.estimate import estimate
 from e2compile.passes import SignPredict
 from e2compile.targets import FPGA
 from tests.commands import run
@@ -130,5 +131,8 @@ def test_an_arrays_seconds_are_those_that_the_simulator_counts(tmp_path: Path) -
     assert rarely.after.seconds > rarely.after.device_seconds
     assert rarely.before.device_seconds == 0
     assert (rarely.table, rarely.target) == ("pynq", "fpga")
+    foreseen = estimate(graph, FPGA)
+    assert (foreseen.before, foreseen.after) == (always.before, always.after)
+    assert foreseen.device == always.device
     watts = {line.quantity: line.figure for line in rarely.after.lines}["time"]
     assert (watts.tag, watts.unit) == (Tag.MEASURED, "W")

@@ -119,9 +119,7 @@ def test_expected_joules_are_the_executed_ones_where_gates_are_forced(
     results = trained.go()
     (counted,) = results.executed.values()
     assert counted == share if share != 0.5 else 0.2 < counted < 0.8
-    expected = quote(graph.step, CPU, e2compile.energy.prices.find(None, CPU.prices)).joules(
-        {"slu.0": counted}
-    )
+    expected = quote(graph.step, CPU, TABLE).joules({"slu.0": counted})
     assert bill(folder, run=name).after.joules == pytest.approx(expected, rel=1e-12)
     assert results.energy is not None
     assert results.energy["training"] == pytest.approx(16 * expected, rel=1e-9)

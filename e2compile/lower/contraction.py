@@ -1,5 +1,6 @@
 """Convolutions, matrix products and poolings as workloads with their operands' memory orders."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -142,7 +143,7 @@ def _integers(
     return Call(method, conv, operands, (Result(node, shape, "int32"),), signed=signed)
 
 
-_INTEGER = {
+_INTEGER: dict[Any, Callable[[fx.Node], Call]] = {
     INTEGER_CONVOLUTION: _integer_forward,
     INTEGER_INPUT_GRADIENT: _integer_input_gradient,
     INTEGER_WEIGHT_GRADIENT: _integer_weight_gradient,

@@ -1,9 +1,11 @@
 """Counted work against counts by hand: contractions, norms, updates, guards."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
+import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from e2compile.energy.arithmetic import RULES
 from e2compile.energy.count import count, count_evaluation
@@ -17,6 +19,8 @@ from tests import models
 from tests.guarded import SAMPLES, guarded
 from tests.steps import images, sgd
 
+# Million products of the two shortcuts' convolutions, 16 to 32 and 32 to 64 channels.
+SHORTCUTS = 2 * 32 * 16 * 16 * 16 / 1e6
 CONTRACTIONS = ("aten.convolution", "aten.convolution_backward", "aten.mm")
 
 
@@ -109,6 +113,31 @@ def test_networks_have_their_published_products(name: str, shape: Sequence[int],
     graph = captured(getattr(models, name)(), (2, *shape[1:]))
     forward = part(count(graph.captured), "forward", *CONTRACTIONS)["mac.float32"] / 2
     assert forward / 1e6 == pytest.approx(millions, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("make", "millions"),
+    [
+        (lambda: models.resnet_cifar(20), 40.55 + SHORTCUTS),
+        (lambda: models.resnet_cifar(74), None),
+        (lambda: models.resnet_cifar(110), 252.89 + SHORTCUTS),
+        (models.mobilenet_v2, None),
+        (models.vgg16_bn, 313.2),
+    ],
+    ids=["resnet20", "resnet74", "resnet110", "mobilenet_v2", "vgg16_bn"],
+)
+def test_products_are_those_that_pytorch_counts(
+    make: Callable[[], nn.Module], millions: float | None
+) -> None:
+    """And the published ones, with two shortcuts of 1 x 1 where those have none with weights."""
+    model, (x, y) = make(), images((2, 3, 32, 32))
+    evaluation = count_evaluation(capture(model, (x, y)).evaluation_step)
+    counted = part(evaluation, "evaluation")["mac.float32"]
+    with FlopCounterMode(display=False) as flops, torch.no_grad():
+        model.eval()(x)
+    assert counted == flops.get_total_flops() / 2
+    if millions is not None:
+        assert counted / 2e6 == pytest.approx(millions, rel=2e-3)
 
 
 def test_a_dropped_step_does_nothing_but_ask() -> None:

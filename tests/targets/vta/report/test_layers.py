@@ -90,6 +90,7 @@ def test_a_step_takes_what_the_report_says(report: Report, fpga_program: Path) -
     program.step(batch())
     total = report.totals["step"]
     assert program.driver.cycles == total.cost.cycles
+    assert program.driver.device.instructions == total.cost.instructions
     assert program.device_seconds == total.seconds
     numbers = {operator.name: number for number, operator in enumerate(program.driver.table.operators)}
     for row in report.rows:
