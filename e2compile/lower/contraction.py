@@ -58,6 +58,7 @@ def call(node: fx.Node, layout: Layout) -> Call:
 
 def integer_call(node: fx.Node) -> Call:
     """The kernel call of a contraction of integers, which is the same in any layout."""
+    assert node.target in _INTEGER
     return replace(_INTEGER[node.target](node), live=live_of(node))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,24 @@ def test_averaging_does_not_change_the_run(folder: Path) -> None:
     }
     assert changed == {"averaged_epochs", "averaged_accuracy", "averaged_test_loss"}
     assert not (folder / "runs" / "without" / "averaged.safetensors").exists()
+
+
+def test_what_the_average_takes_is_counted_as_executed(folder: Path) -> None:
+    """Against the program's own calls: an epoch of steps for the statistics, and the test once more."""
+    calls = Counter[str]()
+    run = Run(Program(folder), None, Options(swa_start=START))
+    for name in ("execute", "predict"):
+        method = getattr(run.program, name)
+
+        def counting(batch: Any, name: str = name, method: Any = method) -> Any:
+            calls[name] += 1
+            return method(batch)
+
+        setattr(run.program, name, counting)
+    run.go()
+    found = run.executed(tested=True)
+    assert (found.steps, found.evaluated) == (calls["execute"], calls["predict"])
+    assert found.scheduled - found.steps == run.progress.position - run.progress.executed
 
 
 @pytest.mark.parametrize("stop", [37, 61, 80])
