@@ -25,7 +25,8 @@ def live_of(node: fx.Node) -> Live:
 
 def origin(node: fx.Node) -> fx.Node:
     """The call of the graph that was lowered which a node of the graph without conditionals stands for."""
-    return node.meta.get("origin", node)  # type: ignore[no-any-return]
+    found: fx.Node = node.meta.get("origin", node)
+    return found
 
 
 def inlined(step: StepGraph) -> StepGraph:

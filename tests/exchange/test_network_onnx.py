@@ -3,12 +3,14 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import e2compile
 from e2compile.passes import LayerGate
@@ -31,7 +33,7 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return e2compile.compile(graph, output=tmp_path_factory.mktemp("gated") / "net", verify=False).folder
 
 
-def network(path: Path, x: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def network(path: Path, x: NDArray[Any]) -> NDArray[Any]:
     session = onnxruntime.InferenceSession(str(path))
     (name,) = (value.name for value in session.get_inputs())
     (found,) = session.run(None, {name: x})
