@@ -112,7 +112,7 @@ def _build(
     # not above: a program from the cache does without TVM
     from e2compile.lower.layout import state_orders
     from e2compile.lower.liveness import memory
-    from e2compile.lower.module import Lowering, planned_bytes
+    from e2compile.lower.module import Lowering
     from e2compile.lower.taps import taps
     from e2compile.verification.recording import Recording
 
@@ -135,7 +135,7 @@ def _build(
     clock.notes["calls"] = {name: len(s.kernels) for name, s in lowering.schedules.items()}
     clock.notes["lines"] = lowering.lines()
     clock.notes["sequence"] = lowering.sequence()
-    clock.notes["planned_bytes"] = planned_bytes(module)
+    clock.notes["planned_bytes"] = lowering.planned_bytes
     alive = {name: memory(plan) for name, plan in lowering.schedules.items()}
     artefact.write_json(place / "report" / "memory.json", alive, indent=None)
     clock.done("lowered")
