@@ -1,9 +1,10 @@
 """Counting: the work of every call of a step graph, before anything is built.
 
 At the *analytic* level each call reads its operands from DRAM and writes its results there, once. At the
-*planned* level kernels do, as the lowering fuses them; operations are the same. Caches and scratchpads are
-not seen: bytes are an upper bound of what a program moves. Views and constants are free. Not counted:
-instruction fetch, addresses, values computed again rather than stored, the loading of data, leakage.
+*planned* level kernels do, as the lowering fuses them; operations are the same, and those of activations that
+the backward pass computes again. Caches and scratchpads are not seen: bytes are an upper bound of what a
+program moves. Views and constants are free. Not counted: instruction fetch, addresses, cheap values that more
+than one kernel computes because none stores them, the loading of data, leakage.
 """
 
 import operator
@@ -20,7 +21,8 @@ from e2compile.energy.work import STEP, Amounts, Condition, Item, Work, together
 from e2compile.graph import Kind, StepGraph, entry_points, live_first, targets, where
 from e2compile.guards.batch_axis import Axis, batch_axes
 from e2compile.lower.inline import inlined, live_of, origin
-from e2compile.lower.kinds import CONSTANTS
+from e2compile.lower.kinds import CONSTANTS, check
+from e2compile.lower.recompute import recomputed
 from e2compile.lower.views import VIEWS
 from e2compile.ops import GUARD
 
@@ -69,8 +71,17 @@ def count_evaluation(step: StepGraph, planned: bool = False) -> Work:
 
 
 def _count(flat: StepGraph, planned: bool) -> ByNode:
-    """Work by the call that a node of the graph without conditionals stands for."""
-    return dict(_Counter(flat, Fused(flat) if planned else Unfused()).items())
+    """Work by the call that a node of the graph without conditionals stands for.
+
+    What is planned computes some calls twice.
+    """
+    found: ByNode = {}
+    if planned:
+        check(flat.graph)
+        flat = recomputed(flat)
+    for node, items in _Counter(flat, Fused(flat) if planned else Unfused()).items():
+        found[node] = (*found.get(node, ()), *items)
+    return found
 
 
 class _Counter:

@@ -8,7 +8,7 @@ from torch import Tensor, fx
 
 from e2compile.graph import StepGraph
 from e2compile.lower.fuse import Fusion, Group, holder, producer
-from e2compile.lower.kinds import CONSTANTS, check
+from e2compile.lower.kinds import CONSTANTS
 
 aten = torch.ops.aten
 
@@ -40,7 +40,6 @@ class Fused:
     """
 
     def __init__(self, flat: StepGraph) -> None:
-        check(flat.graph)
         self.fusion = Fusion(flat)
         sources = {group: self._sources(group) for group in self.fusion.groups}
         self.stored = set(self.fusion.outputs).union(

@@ -19,6 +19,7 @@ from e2compile.lower.inline import Live, inlined
 from e2compile.lower.kinds import check
 from e2compile.lower.layout import Order, natural, physical
 from e2compile.lower.liveness import blocks
+from e2compile.lower.recompute import recomputed
 from e2compile.lower.scalar import dtype_text
 from e2compile.lower.schedule import (
     Copy,
@@ -57,6 +58,7 @@ class Lowering:
         """
         graph = inlined(moved_by_calls(graph))
         check(graph.graph)
+        graph = recomputed(graph)
         self.schedules[name] = schedule(graph, states)
         temporaries = arena(blocks(self.schedules[name]))
         self.planned_bytes[name] = temporaries.bytes

@@ -10,6 +10,7 @@ from e2compile.energy.count import count
 from e2compile.graph import StepGraph, entry_points
 from e2compile.lower.contraction import Call
 from e2compile.lower.inline import inlined
+from e2compile.lower.recompute import recomputed
 from e2compile.lower.schedule import Copy, LiveSamples, moved_by_calls, schedule
 from e2compile.passes import BatchDrop, LayerGate, SignPredict
 from e2compile.pipeline import TrainingGraph, capture
@@ -22,7 +23,8 @@ from tests.steps import images
 def scheduled(step: StepGraph) -> tuple[int, int]:
     """Bytes that a step's kernels read and write, but for copies and lists of live samples."""
     read = written = 0
-    for kernel in schedule(moved_by_calls(inlined(entry_points(step).step))).kernels:
+    flat = recomputed(moved_by_calls(inlined(entry_points(step).step)))
+    for kernel in schedule(flat).kernels:
         if isinstance(kernel, (Copy, LiveSamples)):
             continue
         if isinstance(kernel, Call):
@@ -36,8 +38,8 @@ def scheduled(step: StepGraph) -> tuple[int, int]:
     return read, written
 
 
-def residual() -> TrainingGraph:
-    return capture(models.small_resnet(), images((4, 1, 8, 8)))
+def residual(samples: int = 4) -> TrainingGraph:
+    return capture(models.small_resnet(), images((samples, 1, 8, 8)))
 
 
 @pytest.mark.parametrize(
@@ -46,10 +48,11 @@ def residual() -> TrainingGraph:
         small,
         guarded,
         residual,
+        lambda: residual(128),
         lambda: residual().apply(LayerGate(), BatchDrop()),
         lambda: residual().apply(SignPredict()),
     ],
-    ids=["small", "guarded", "residual", "gated", "signs"],
+    ids=["small", "guarded", "residual", "recomputing", "gated", "signs"],
 )
 def test_planned_bytes_are_those_of_the_kernels(make: Callable[[], TrainingGraph]) -> None:
     step = make().step
