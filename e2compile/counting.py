@@ -22,9 +22,12 @@ class Counted:
     calls: dict[int, ByNode]
 
 
-def counted(graph: TrainingGraph) -> Counted:
-    """The step before the passes and after them, phases of each stage, calls by the number of their stage."""
-    calls = _by_stage(graph)
+def counted(graph: TrainingGraph, memory_bytes: int | None = None) -> Counted:
+    """The step before the passes and after them, phases of each stage, calls by the number of their stage.
+
+    The step after them is the one that runs: it fits into `memory_bytes`.
+    """
+    calls = _by_stage(graph, memory_bytes)
     steps = {i: graph.stages[i] for i in calls}
     numbers = {id(stage.graph): i for i, stage in steps.items()}
     own = numbers.get(id(graph.captured))
@@ -45,12 +48,12 @@ def counted(graph: TrainingGraph) -> Counted:
     return Counted(content, calls)
 
 
-def _by_stage(graph: TrainingGraph) -> dict[int, ByNode]:
+def _by_stage(graph: TrainingGraph, memory_bytes: int | None) -> dict[int, ByNode]:
     """The work of each stage's calls. A root guard changes nothing inside, so that is counted once."""
     numbers = [i for i, stage in enumerate(graph.stages) if isinstance(stage.graph, StepGraph)]
     steps = {i: stage.graph for i, stage in enumerate(graph.stages) if isinstance(stage.graph, StepGraph)}
     last = numbers[-1]
-    calls = {last: count_nodes(steps[last], planned=True)}
+    calls = {last: count_nodes(steps[last], planned=True, memory_bytes=memory_bytes)}
     inner = entry_points(steps[last])
     if inner.keep is not None and len(numbers) > 1:
         bare = steps[numbers[-2]]

@@ -20,8 +20,10 @@ from e2compile.energy.traffic import Fused, Traffic, Unfused
 from e2compile.energy.work import STEP, Amounts, Condition, Item, Work, together
 from e2compile.graph import Kind, StepGraph, entry_points, live_first, targets, where
 from e2compile.guards.batch_axis import Axis, batch_axes
+from e2compile.lower.fit import fitted
 from e2compile.lower.inline import inlined, live_of, origin
 from e2compile.lower.kinds import CONSTANTS, check
+from e2compile.lower.layout import state_orders
 from e2compile.lower.recompute import recomputed
 from e2compile.lower.views import VIEWS
 from e2compile.ops import GUARD
@@ -47,10 +49,13 @@ def count(step: StepGraph, planned: bool = False) -> Work:
     return total(count_nodes(step, planned))
 
 
-def count_nodes(step: StepGraph, planned: bool = False) -> ByNode:
-    """The same work by the call that it is of, in the graph itself or in a branch of it."""
+def count_nodes(step: StepGraph, planned: bool = False, memory_bytes: int | None = None) -> ByNode:
+    """The same work by the call that it is of, in the graph itself or in a branch of it.
+
+    With what fitting a step into `memory_bytes` makes it run again.
+    """
     entries = entry_points(step)
-    found = _count(inlined(entries.step), planned)
+    found = _count(inlined(entries.step), planned, memory_bytes)
     if entries.keep is None:
         return found
     # the guard's own graph is a copy under the same names
@@ -70,7 +75,7 @@ def count_evaluation(step: StepGraph, planned: bool = False) -> Work:
     return Work(tuple(replace(item, phase=EVALUATION) for item in work.items))
 
 
-def _count(flat: StepGraph, planned: bool) -> ByNode:
+def _count(flat: StepGraph, planned: bool, memory_bytes: int | None = None) -> ByNode:
     """Work by the call that a node of the graph without conditionals stands for.
 
     What is planned computes some calls twice.
@@ -79,6 +84,8 @@ def _count(flat: StepGraph, planned: bool) -> ByNode:
     if planned:
         check(flat.graph)
         flat = recomputed(flat)
+        if memory_bytes is not None:
+            flat = fitted(flat, state_orders(flat), memory_bytes)
     for node, items in _Counter(flat, Fused(flat) if planned else Unfused()).items():
         found[node] = (*found.get(node, ()), *items)
     return found

@@ -25,7 +25,7 @@ from e2compile.ops import MOMENTS
 
 aten = torch.ops.aten
 
-_MOST_LEAVES = 2
+MOST_LEAVES = 2
 _MOST_CALLS = 16
 
 
@@ -186,7 +186,7 @@ class Fusion:
 
     def _forced(self) -> set[fx.Node]:
         """Holders that lie in memory anyway: read by kernels that are not loops over their own shape."""
-        forced = set(self.outputs)
+        forced = self.outputs | {node for node in self.of if node.meta.get("stored")}
         for node, group in self.of.items():
             forced |= buffered_operands(node) | {holder(condition) for condition in group.live}
             for operand in node.all_input_nodes:
@@ -220,6 +220,6 @@ class Fusion:
             if aligned(operand, shape):
                 leaves, operations = self.leaves(source)
                 found, calls = found | leaves, calls + operations
-        if len(found) > _MOST_LEAVES or calls > _MOST_CALLS or not found:
+        if len(found) > MOST_LEAVES or calls > _MOST_CALLS or not found:
             return itself
         return found, calls

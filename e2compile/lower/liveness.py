@@ -67,7 +67,7 @@ def _written(kernel: Kernel) -> Iterator[tuple[object, int, fx.Node, int]]:
                 held = kernel.node if isinstance(kernel, Copy) else loop.outputs[output]
                 key = (kernel.node, kernel.order) if isinstance(kernel, Copy) else held or object()
                 size = math.prod(buffer.physical) * np.dtype(buffer.dtype).itemsize
-                yield key, size, held or _node(kernel), output
+                yield key, size, held or result_of(kernel), output
 
 
 def _read(kernel: Kernel, made: dict[object, list[Block]]) -> Iterator[object]:
@@ -99,12 +99,13 @@ def memory(plan: Schedule) -> dict[str, object]:
     largest = sorted((b for b in found if b.first <= peak <= b.last), key=lambda b: -b.bytes)[:_LARGEST]
     return {
         "bytes": alive.tolist(),
-        "kernels": [_about(_node(kernel)) for kernel in plan.kernels],
+        "kernels": [_about(result_of(kernel)) for kernel in plan.kernels],
         "at_peak": [[block.bytes, *_about(block.node)] for block in largest],
     }
 
 
-def _node(kernel: Kernel) -> fx.Node:
+def result_of(kernel: Kernel) -> fx.Node:
+    """What a kernel computes, by the first of its results."""
     if isinstance(kernel, LiveSamples):
         return kernel.live[-1]
     if isinstance(kernel, Call):

@@ -14,6 +14,7 @@ from e2compile.graph import StepGraph, where
 from e2compile.lower.arena import Arena, arena
 from e2compile.lower.build import LoopKernel
 from e2compile.lower.contraction import Call
+from e2compile.lower.fit import fitted
 from e2compile.lower.fuse import holder
 from e2compile.lower.inline import Live, inlined
 from e2compile.lower.kinds import check
@@ -50,15 +51,20 @@ class Lowering:
         self.planned_bytes: dict[str, int] = {}
         self.called: dict[str, tuple[str, ...]] = {}
 
-    def function(self, name: str, graph: StepGraph, states: dict[str, Order]) -> None:
+    def function(
+        self, name: str, graph: StepGraph, states: dict[str, Order], memory_bytes: int | None = None
+    ) -> None:
         """Add a function. Its arguments are the graph's inputs, state in its own memory order; it returns
-        the outputs that are not state, row-major. State is updated in place.
+        the outputs that are not state, row-major. State is updated in place. With `memory_bytes` it holds
+        no more than that, its arguments included.
 
-        Raises CompileError for operators without a lowering.
+        Raises CompileError for operators without a lowering, and for a budget that it cannot fit.
         """
         graph = inlined(moved_by_calls(graph))
         check(graph.graph)
         graph = recomputed(graph)
+        if memory_bytes is not None:
+            graph = fitted(graph, states, memory_bytes)
         self.schedules[name] = schedule(graph, states)
         temporaries = arena(blocks(self.schedules[name]))
         self.planned_bytes[name] = temporaries.bytes

@@ -1,8 +1,9 @@
 """Recompute: activations that the backward pass computes again from what it keeps anyway.
 
 A ReLU's output is an operand of the next convolution's weight gradient, so that it would be kept beside the
-convolution's output that batch norm's gradient reads. Both are elementwise in the latter: a loop of the
-backward pass computes them again, and between the two passes one buffer is held instead of two.
+convolution's output that batch norm's gradient reads. It is elementwise in the latter: a loop of the
+backward pass computes it again, and between the two passes one buffer is held instead of two. Of a value that
+only comparisons read there, flags of a byte are kept.
 """
 
 from collections.abc import Iterable
@@ -11,15 +12,16 @@ from itertools import chain
 from torch import fx
 
 from e2compile.graph import StepGraph
-from e2compile.lower.fuse import aligned, holder
+from e2compile.lower.fuse import MOST_LEAVES, aligned, holder
 from e2compile.lower.inline import live_of, origin
-from e2compile.lower.kinds import EXPENSIVE, Work, is_constant, is_elementwise, loop_shape, work
+from e2compile.lower.kinds import COMPARISONS, EXPENSIVE, Work, is_constant, is_elementwise, loop_shape, work
 
 # Less than what starting a kernel costs.
-_LEAST_BYTES = 1 << 16
+LEAST_BYTES = 1 << 16
 # Large buffers that one value may be computed from: a chain of residual blocks is cut where it has more.
-_MOST_LEAVES = 4
+_MOST_BUFFERS = 4
 _MOST_CALLS = 64
+_COMPARISONS = tuple(target for target in COMPARISONS if target._overloadname == "Scalar")
 
 Leaves = frozenset[fx.Node]
 
@@ -27,20 +29,23 @@ Leaves = frozenset[fx.Node]
 def recomputed(step: StepGraph) -> StepGraph:
     """The graph with own calls in the backward pass for floats that contractions there read.
 
-    Only values that are cheap to compute from buffers which the backward pass reads in any case: memory falls
+    Only those that are cheap to compute from buffers which the backward pass reads in any case: memory falls
     and no contraction runs twice. Codes are never computed again: products of integers stay what they were.
     """
-    if not _Recompute(step).chosen:
+    plan = _Recompute(step)
+    if not plan.chosen and not plan.compared:
         return step
-    graph = _copied(step)
+    graph = copied(step)
     plan = _Recompute(graph)
     for value, readers in plan.chosen.items():
         plan.replace(value, readers)
+    for reader in plan.compared:
+        plan.compare_at_once(reader)
     graph.graph.eliminate_dead_code()
     return graph
 
 
-def _copied(step: StepGraph) -> StepGraph:
+def copied(step: StepGraph) -> StepGraph:
     """A copy whose calls know what they stand for, and whose conditions are its own."""
     graph = step.copy()
     mapping = dict(zip(step.graph.nodes, graph.graph.nodes, strict=True))
@@ -50,7 +55,10 @@ def _copied(step: StepGraph) -> StepGraph:
 
 
 class _Recompute:
-    """`chosen` are the values to compute again, with the backward pass's reads of each, (reader, operand)."""
+    """`chosen` are the values to compute again, with the backward pass's reads of each, (reader, operand).
+
+    `compared` are comparisons of the backward pass with numbers, of values that would be kept for them alone.
+    """
 
     def __init__(self, step: StepGraph) -> None:
         self.graph = step.graph
@@ -70,11 +78,22 @@ class _Recompute:
         self._leaves.clear()
         for value in sorted(stored - kept, key=self.places.__getitem__):
             leaves, calls = self.leaves(value)
-            if leaves <= kept and len(leaves) <= _MOST_LEAVES and calls <= _MOST_CALLS:
+            if leaves <= kept and len(leaves) <= _MOST_BUFFERS and calls <= _MOST_CALLS:
                 self.chosen[value] = reads[value]
             else:
                 kept.add(value)
                 self._leaves[value] = (frozenset([value]), 0)
+
+        self.compared = [
+            reader
+            for value in sorted(reads.keys() - stored, key=self.places.__getitem__)
+            if all(reader.target in _COMPARISONS for reader, _ in reads[value]) and self._is_chain(value)
+            for reader, _ in reads[value]
+        ]
+
+    def _is_chain(self, value: fx.Node) -> bool:
+        """Whether no loop would compute a value again from what it is made of."""
+        return self._is_cheap(value) and len(self.leaves(value)[0]) > MOST_LEAVES
 
     def _is_cheap(self, value: fx.Node) -> bool:
         found = value.meta["val"]
@@ -82,7 +101,7 @@ class _Recompute:
             is_elementwise(value)
             and value.target not in EXPENSIVE
             and found.dtype.is_floating_point
-            and found.nbytes >= _LEAST_BYTES
+            and found.nbytes >= LEAST_BYTES
         )
 
     def leaves(self, value: fx.Node) -> tuple[Leaves, int]:
@@ -113,6 +132,14 @@ class _Recompute:
             with self.graph.inserting_before(first):
                 for reader, operand in found:
                     reader.replace_input_with(operand, self._again(operand, new, not is_single))
+
+    def compare_at_once(self, reader: fx.Node) -> None:
+        """A comparison in the forward pass, its result kept."""
+        operand: fx.Node = reader.args[0]  # type: ignore[assignment]
+        with self.graph.inserting_after(operand):
+            new = self.graph.node_copy(reader)
+        new.meta = reader.meta | {"phase": "forward", "origin": origin(reader), "stored": True}
+        reader.replace_all_uses_with(new)
 
     def _again(self, node: fx.Node, new: dict[fx.Node, fx.Node], postponed: bool) -> fx.Node:
         """A copy of a call, with copies of what it computes from leaves."""

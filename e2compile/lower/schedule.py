@@ -140,7 +140,7 @@ class _Scheduler:
             _, i = heappop(ready)
             order.append(i)
             sorter.done(i)
-        return order
+        return _postponed(order, kernels, edges)
 
     def _places(self, kernels: Sequence[Kernel], edges: dict[int, set[int]]) -> list[int]:
         """Where in the graph each kernel belongs; -1 for those that may run at once."""
@@ -275,6 +275,24 @@ def read(kernel: Kernel) -> list[fx.Node]:
         return [holder(o.node) for o in kernel.operands]
     loop = kernel.kernel if isinstance(kernel, Copy) else kernel
     return list(loop.inputs)
+
+
+def _postponed(order: list[int], kernels: Sequence[Kernel], edges: dict[int, set[int]]) -> list[int]:
+    """The order with each kernel that makes more bytes than it frees just before the first to wait for it."""
+    waiting: dict[int, set[int]] = {i: set() for i in order}
+    for i, waits in edges.items():
+        for j in waits:
+            waiting[j].add(i)
+    read_later: set[fx.Node] = set()
+    later: list[int] = []  # the last first
+    for i in reversed(order):
+        inputs = {n for n in read(kernels[i]) if n.op == "call_function"}
+        freed = sum(n.meta["val"].nbytes for n in inputs - read_later)
+        made = 0 if _donated(kernels[i]) else sum(n.meta["val"].nbytes for n in written(kernels[i]))
+        place = max((later.index(j) for j in waiting[i]), default=-1) + 1 if made > freed else len(later)
+        later.insert(place or len(later), i)
+        read_later |= inputs
+    return later[::-1]
 
 
 def _depth(kernel: Kernel) -> int:

@@ -12,7 +12,7 @@ from e2compile.lower.inline import inlined, origin
 from e2compile.lower.liveness import blocks
 from e2compile.lower.recompute import recomputed
 from e2compile.lower.schedule import schedule
-from e2compile.passes import LayerGate
+from e2compile.passes import LayerGate, SignPredict
 from e2compile.pipeline import Pass, TrainingGraph, capture
 from tests import models
 from tests.steps import images
@@ -82,7 +82,9 @@ def test_small_values_are_kept() -> None:
     assert recomputed(step) is step
 
 
-@pytest.mark.parametrize("passes", [(), (LayerGate(),)], ids=["plain", "gates"])
+@pytest.mark.parametrize(
+    "passes", [(), (LayerGate(),), (LayerGate(), SignPredict())], ids=["plain", "gates", "signs"]
+)
 def test_a_program_that_recomputes_is_the_graph(passes: tuple[Pass, ...]) -> None:
     graph = residual(*passes)
     flat = inlined(entry_points(graph.step).step)
