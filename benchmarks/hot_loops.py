@@ -2,9 +2,9 @@
 
     python benchmarks/hot_loops.py [--only TEXT] [--json FILE]
 
-Of each kernel the innermost loop with the most multiply-adds: those and dot products, vector loads and stores
-beside them, and moves to and from the stack. A store beside each multiply-add, or an accumulator that is moved
-to the stack and back, is what keeps a kernel from the machine's limit.
+Of each kernel the innermost loop with the most multiply-adds: those and dot products, vector loads and
+stores beside them, and moves to and from the stack. A store beside each multiply-add, or an accumulator that
+is moved to the stack and back, is what keeps a kernel from the machine's limit.
 """
 
 import argparse

@@ -25,6 +25,8 @@ aten = torch.ops.aten
 # What running something again is taken to cost; only the order of costs matters.
 _MACS_PER_SECOND = {True: 2e11, False: 5e10}
 _BYTES_PER_SECOND = 1e10
+# A longer chain would run again for each of its links.
+_MOST_CONTRACTIONS = 2
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ class _Chooser:
             return None
         calls: set[fx.Node] = set()
         if not self._collect(block.node, min(later), calls, True):
+            return None
+        if sum(work(call) is Work.CONTRACT for call in calls) > _MOST_CONTRACTIONS:
             return None
         return _Again(block, frozenset(calls), sum(map(_seconds, calls)))
 
