@@ -191,7 +191,7 @@ def _find_readers(
     Calls in between are views and what no kernel stores, which is not among `held`.
     """
     for user in value.users:
-        if user.op != "call_function":
+        if user.op != "call_function" or user in between:
             continue
         if work(user) is not Work.VIEW and user.meta["phase"] == "backward":
             readers.add(user)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from e2compile.passes import LayerGate, SignPredict
 from e2compile.pipeline import Pass, TrainingGraph, capture
 from e2compile.runtime.program import Program
 from tests import models
+from tests.commands import run
 from tests.steps import images
 
 
@@ -102,3 +104,22 @@ def test_what_runs_again_is_counted() -> None:
     plain = total(count_nodes(step, planned=True)).totals()
     within = total(count_nodes(step, planned=True, memory_bytes=4 * 10**6)).totals()
     assert within["mac.float32"] > plain["mac.float32"]
+
+
+_MODEL = """
+import torch
+from torch import nn
+body = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()
+model = nn.Sequential(*body, nn.Flatten(), nn.Linear(512, 10))
+batch = torch.randn(512, 1, 8, 8), torch.randint(0, 10, (512,))
+"""
+
+
+def test_the_command_line_refuses_a_budget_out_of_reach(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model.py").write_text(_MODEL)
+    out = tmp_path / "out"
+    assert run(tmp_path / "model.py", "--memory-budget", "1", "-o", out) == CompileError.exit_code
+    assert "--memory-budget" in capsys.readouterr().err
+    assert not out.exists()
