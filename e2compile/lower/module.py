@@ -10,12 +10,11 @@ from tvm import IRModule, relax
 from tvm.tirx import PrimFunc
 
 from e2compile.errors import CompileError
-from e2compile.graph import StepGraph, where
+from e2compile.graph import where
 from e2compile.lower.build import LoopKernel
 from e2compile.lower.contraction import Call
-from e2compile.lower.fuse import holder
-from e2compile.lower.inline import Live, inlined
-from e2compile.lower.kinds import check
+from e2compile.lower.fuse import Fusion, holder
+from e2compile.lower.inline import Live
 from e2compile.lower.layout import Order, natural, physical
 from e2compile.lower.scalar import dtype_text
 from e2compile.lower.schedule import (
@@ -23,7 +22,6 @@ from e2compile.lower.schedule import (
     Kernel,
     LiveSamples,
     Schedule,
-    moved_by_calls,
     schedule,
 )
 from e2compile.lower.views import Shape, shape_of
@@ -45,15 +43,11 @@ class Lowering:
         self.schedules: dict[str, Schedule] = {}
         self.called: dict[str, tuple[str, ...]] = {}
 
-    def function(self, name: str, graph: StepGraph, states: dict[str, Order]) -> None:
+    def function(self, name: str, fusion: Fusion, states: dict[str, Order]) -> None:
         """Add a function. Its arguments are the graph's inputs, state in its own memory order; it returns
         the outputs that are not state, row-major. State is updated in place.
-
-        Raises CompileError for operators without a lowering.
         """
-        graph = inlined(moved_by_calls(graph))
-        check(graph.graph)
-        self.schedules[name] = schedule(graph, states)
+        self.schedules[name] = schedule(fusion, states)
         _Emitter(self, self.schedules[name]).emit(name)
         self.called[name] = tuple(str(self.kernel(k).name_hint) for k in _plain(self.schedules[name].kernels))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -127,17 +128,23 @@ class _Streams:
     def __call__(self, work: Work) -> tuple[int, ...]:
         """The numbers of a work's streams."""
         if work not in self.numbers:
-            found = [self._checked(stream) for stream in streams(work, self.config, largest=self.largest)]
+            found = _binaries(work, self.config, self.largest)
             first = len(self.binaries)
             self.binaries += found
             self.numbers[work] = tuple(range(first, len(self.binaries)))
         return self.numbers[work]
 
-    def _checked(self, stream: Stream) -> Binary:
-        config = self.config
-        check(stream.instructions, stream.uops, config, stream.blocks)
-        words, uops = encode(stream.instructions, config), encode_uops(stream.uops, config)
-        return Binary(words, uops, cost(stream, config))
+
+@cache
+def _binaries(work: Work, config: Config, largest: int) -> tuple[Binary, ...]:
+    """A work's streams, checked. Kept: an estimate asks for the same work after every pass."""
+    return tuple(_checked(stream, config) for stream in streams(work, config, largest=largest))
+
+
+def _checked(stream: Stream, config: Config) -> Binary:
+    check(stream.instructions, stream.uops, config, stream.blocks)
+    words, uops = encode(stream.instructions, config), encode_uops(stream.uops, config)
+    return Binary(words, uops, cost(stream, config))
 
 
 def _operator(product: Product, plan: Plan, numbers: _Streams) -> Operator:
