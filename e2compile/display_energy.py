@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from e2compile.call_bill import PricedCall
     from e2compile.compare import Comparison
     from e2compile.energy.calibrate import Calibration
-    from e2compile.energy.cashier import Side
+    from e2compile.energy.cashier import Share, Side
     from e2compile.energy.fit import Errors, Fit
     from e2compile.energy.prices import Figure
     from e2compile.estimate import Estimate, Range
@@ -80,7 +80,7 @@ def billed(found: "Bill") -> None:
     sources = list(dict.fromkeys(f"{line.figure.source} ({line.figure.date})" for line in after.lines))
     _section("after, by quantity: modelled amounts times prices", _priced(after, sources))
     _section("sources of prices", ((f"[{i}]", source) for i, source in enumerate(sources, 1)))
-    _section("shares", ((n, f"{s.value:.1%}, {s.tag}: {s.source}") for n, s in found.shares.items()))
+    _section("shares", _shares(found.shares))
 
 
 def stage(name: str, calls: "Sequence[PricedCall]") -> None:
@@ -126,7 +126,8 @@ def estimated(found: "Estimate") -> None:
     if found.totals is not None and found.length is not None:
         length, (whole, left) = found.length, found.totals
         _range(grid, f"an epoch: {length.steps:,} steps, its evaluation", whole.epoch, left.epoch)
-        _range(grid, f"all {length.epochs:,} epochs and the test", whole.schedule, left.schedule)
+        average = f", with the average of {length.averaged_epochs:,}" if length.averaged_epochs else ""
+        _range(grid, f"all {length.epochs:,} epochs and the test{average}", whole.schedule, left.schedule)
     _show(grid, "joules, modelled; best and worst: no or every gated block and fallback runs")
     if found.unknown:
         display.say(f"an epoch is not known: {found.unknown}; --images N says how many images it has")
@@ -139,7 +140,7 @@ def estimated(found: "Estimate") -> None:
         )
     if found.passes:
         _show(ladder, "a scheduled step with one pass after the other, expected")
-    _section("shares", ((n, f"{s.value:.1%}, {s.tag}: {s.source}") for n, s in found.shares.items()))
+    _section("shares", _shares(found.shares))
 
 
 def ways(found: "Sequence[Way]", budget: float) -> None:
@@ -191,6 +192,16 @@ def compared(found: "Comparison") -> None:
     display.say(
         f"joules: executed work, modelled ({found.table}); seconds: measured here, with data and evaluation"
     )
+
+
+def _shares(found: "Mapping[str, Share]") -> Iterator[tuple[str, str]]:
+    """Conditions of one share in one line."""
+    names: dict[Share, list[str]] = {}
+    for name, share in found.items():
+        names.setdefault(share, []).append(name)
+    for share, alike in names.items():
+        label = alike[0] if len(alike) == 1 else f"{alike[0]} and {len(alike) - 1} more"
+        yield label, f"{share.value:.1%}, {share.tag}: {share.source}"
 
 
 def _range(grid: Table, name: str, before: "Range", after: "Range") -> None:
