@@ -70,16 +70,14 @@ def shares_of(graph: TrainingGraph, symbols: frozenset[str]) -> dict[str, Share]
             shares[name] = Share(1 - drops[0].p, Tag.MODELLED, "1 - smd.p")
         elif gates and name.startswith(f"{LayerGate.name}."):
             shares[name] = Share(1 - gates[0].target_skip, Tag.ASSUMED, "1 - slu.target_skip")
-        elif signs and name.startswith(f"{SignPredict.name}."):
-            shares[name] = _fallback(signs[0])
+        elif any(map(_is_sure_enough, signs)) and name.startswith(f"{SignPredict.name}."):
+            source = "16 to 24 % in short runs of ResNet-20: docs/study.md"
+            shares[name] = Share(LAYER_FALLBACK, Tag.ASSUMED, source)
         else:
             shares[name] = Share(1.0, Tag.ASSUMED, "the most there can be")
     return shares
 
 
-def _fallback(signs: SignPredict) -> Share:
-    """Of steps in which a layer's full product runs."""
-    settings = signs.settings()
-    if settings.fallback == "layer" and settings.unsure_limit >= SignPredict().settings().unsure_limit:
-        return Share(LAYER_FALLBACK, Tag.ASSUMED, "16 to 24 % in short runs of ResNet-20: docs/study.md")
-    return Share(1.0, Tag.ASSUMED, "some element of a layer is unsure in every step")
+def _is_sure_enough(signs: SignPredict) -> bool:
+    """Whether full products run no more often than where they were counted."""
+    return signs.settings().unsure_limit >= SignPredict().settings().unsure_limit
