@@ -2,8 +2,8 @@
 
     python benchmarks/resnet20_cifar.py --data DIR [--epochs 8] [--seeds 0 1]
 
-All see the same initial weights, batches and augmentation; the learning rate is 0.1, and with signs 0.03. `all`
-is scheduled for 4/3 of the epochs, and BatchDrop leaves half of its steps out. Each run is written as it ends
+All see the same initial weights, batches and augmentation; the learning rate is 0.1, and with signs 0.03.
+`all` is scheduled for 4/3 of the epochs, of which BatchDrop leaves out half. Each run is written as it ends
 and skipped when it is there already, so the script may be stopped and started again; PyTorch runs with
 channels last, the faster of its memory formats here. A table of what is there is printed at the end.
 """
