@@ -1,7 +1,7 @@
 """Meters by name. One that is missing, may not be read or did not cover the time is an error, never an
 estimate."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from e2compile.energy.counters import Nvml, Rapl
@@ -9,7 +9,12 @@ from e2compile.energy.reading import Meter
 from e2compile.energy.watts import CsvMeter, hwmon, pmbus
 from e2compile.errors import UsageError
 
-METERS = {"rapl": Rapl, "nvml": Nvml, "hwmon": hwmon, "pmbus": pmbus}
+METERS: dict[str, Callable[[Sequence[str]], Meter]] = {
+    "rapl": Rapl,
+    "nvml": Nvml,
+    "hwmon": hwmon,
+    "pmbus": pmbus,
+}
 
 
 def meter(kind: str, file: Path | None = None, rails: Sequence[str] = ()) -> Meter:
