@@ -51,7 +51,7 @@ def content(folder: Path, table: str | None = None, log: Path | None = None) -> 
         "verified": _json(folder / _VERIFIED),
         "prices": _prices(given, tables),
         "shares": {name: asdict(share) for name, share in given.shares.items()},
-        "device": {"seconds": given.cashier.device, "source": given.device_source},
+        "device": {"each": given.cashier.device, "source": given.device_source},
         "stages": stages,
         "work": rows,
         "tables": tables.content(),
@@ -92,8 +92,9 @@ def _alive(found: dict[str, Any], tables: Tables) -> dict[str, Any]:
 def _prices(given: Pricing, tables: Tables) -> dict[str, Any]:
     """The table's figures for each counted quantity, in SI units beside their own, and of seconds."""
     table, is_timed = given.cashier.table, TIME in given.cashier.table.prices
-    timed = [TIME, *([DEVICE] if given.cashier.device else [])] if is_timed else []
-    amounts = dict.fromkeys([*tables.quantities.values, *timed], 1.0)
+    device = {quantity for each in given.cashier.device.values() for quantity in each}
+    known = [*tables.quantities.values, *device - {DEVICE}, *[TIME, *device & {DEVICE}] * is_timed]
+    amounts = dict.fromkeys(known, 1.0)
     figures = {line.quantity: asdict(line.figure) | {"si": line.figure.si} for line in table.bill(amounts)}
     seconds = {line.quantity: line.figure.si for line in table.time(amounts)} if is_timed else {}
     return {"name": table.name, "about": table.about, "figures": figures, "seconds": seconds}

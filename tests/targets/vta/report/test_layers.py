@@ -51,6 +51,10 @@ def test_the_cost_of_a_stream_counted_by_hand() -> None:
     moved = {"inp": 160, "wgt": 512, "acc": 0, "out": 64, "uop": 12, "instruction": 112}
     assert {name: getattr(found, f"{name}_bytes") for name in moved} == moved
     assert found.moved_bytes == sum(moved.values())
+    # 20 products of a micro-op, an input, weights and sums, 4 shifts of a micro-op and sums, and the store
+    assert found.sram_read_bytes == 20 * (4 + 16 + 256 + 64) + 4 * (4 + 64) + 64
+    # what was loaded, and 24 times sums with their low bytes
+    assert found.sram_written_bytes == 12 + 160 + 512 + 24 * (64 + 16)
 
 
 def test_costs_add_up() -> None:
@@ -120,9 +124,9 @@ def test_compiling_says_in_a_line_what_stays_on_the_host(report: Report) -> None
 def test_a_report_that_is_damaged(fpga_program: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(fpga_program, tmp_path / "tiny")
     (folder / REPORT).write_text('{"schema": 1}')
-    with pytest.raises(UsageError, match="has another schema than 2"):
+    with pytest.raises(UsageError, match="has another schema than 3"):
         read(folder)
-    (folder / REPORT).write_text('{"schema": 2, "rows": []}')
+    (folder / REPORT).write_text('{"schema": 3, "rows": []}')
     with pytest.raises(UsageError, match="compile the program again"):
         read(folder)
     assert run("report", folder) == 2
