@@ -179,13 +179,13 @@ def measure(
     """
     from e2compile import display_energy
     from e2compile.energy import meters
-    from e2compile.measure import append, measure
+    from e2compile.measure import append, check, measure
+    from e2compile.runtime.export import check_writable
 
-    chosen, loaded, path = (
-        meters.meter(meter, meter_file, rails),
-        load(program, device),
-        output or Path("measured.csv"),
-    )
+    chosen, path = meters.meter(meter, meter_file, rails), output or Path("measured.csv")
+    check_writable(path)
+    check(path, chosen)
+    loaded = load(program, device)
     append(path, measure(loaded, chosen, seconds, repeats, display_energy.measured), loaded, chosen)
     display.say(f"written to {path}")
 

@@ -2,7 +2,6 @@
 
 import csv
 import datetime
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -11,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from e2compile.bill import WORK
+from e2compile.bill import pricing
 from e2compile.energy.log import COPY, IDLE
+from e2compile.energy.prices import TIME
 from e2compile.energy.reading import Meter, Reading
 from e2compile.energy.work import STEP, Amounts, Work, from_rows
 from e2compile.errors import UsageError
@@ -56,12 +56,16 @@ def measure(
     program. An evaluation whose gates nobody counts is left out.
     Raises UsageError for a program of another version, and what the meter raises.
     """
-    content = json.loads((program.folder / WORK).read_text())
-    after, evaluation = from_rows(content["after"]), from_rows(content["evaluation"])
+    given = pricing(program.folder)
+    after, evaluation = from_rows(given.work["after"]), from_rows(given.work["evaluation"])
     batch = [np.zeros(tensor.shape, tensor.dtype) for tensor in program.manifest.batch]
     here = np.ones(_COPIED, np.int8)
     there = np.ones_like(here)
     parts: list[Part] = []
+
+    def counted(work: Work, calls: int) -> Amounts:
+        amounts = given.cashier.amounts(work)
+        return {q: calls * amount for q, amount in amounts.items() if not q.startswith(TIME)}
 
     def several(once: Callable[[], object]) -> int:
         calls, until = 0, time.perf_counter() + seconds
@@ -89,13 +93,13 @@ def measure(
                 counters[name] = counters.get(name, 0.0) + float(value)
 
         def executed(calls: int, counters: dict[str, float] = counters) -> Amounts:
-            return _times(after.at(_shares(after, counters, calls, program.batch_size)), calls)
+            return counted(after.at(_shares(after, counters, calls, program.batch_size)), calls)
 
         run(IDLE, lambda: time.sleep(min(0.1, seconds)), lambda _: {})
         run(COPY, lambda: np.copyto(there, here), lambda calls: {"dram": 2.0 * _COPIED * calls})
         run("step", step, executed)
         if not evaluation.symbols:
-            run("evaluate", lambda: program.predict(batch), lambda calls: _times(evaluation, calls))
+            run("evaluate", lambda: program.predict(batch), lambda calls: counted(evaluation, calls))
     return tuple(parts)
 
 
@@ -110,24 +114,22 @@ def _shares(work: Work, counters: dict[str, float], calls: int, samples: int) ->
     return shares
 
 
-def _times(work: Work, calls: int) -> Amounts:
-    return {quantity: calls * amount for quantity, amount in work.totals().items()}
+def check(path: Path, meter: Meter) -> None:
+    """Raises UsageError for a log with other columns, or of another meter; one that is not there is begun."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines()
+    if ",".join(COLUMNS) not in lines:
+        raise UsageError(f"{path} is a log with other columns: choose another file")
+    if f"# meter: {meter.about}" not in lines:
+        raise UsageError(f"{path} was not measured by {meter.about}: choose another file")
 
 
 def append(path: Path, parts: tuple[Part, ...], program: Program, meter: Meter) -> None:
-    """Add rows to a log, which is begun where there is none.
-
-    Raises UsageError for a file with other columns, or of another meter.
-    """
-    about = f"# meter: {meter.about}"
-    if path.exists():
-        lines = path.read_text().splitlines()
-        if ",".join(COLUMNS) not in lines:
-            raise UsageError(f"{path} is a log with other columns: choose another file")
-        if about not in lines:
-            raise UsageError(f"{path} was not measured by {meter.about}: choose another file")
-    else:
-        path.write_text(_head(about, parts))
+    """Add rows to a log, which is begun where there is none. Raises UsageError as `check` does."""
+    check(path, meter)
+    if not path.exists():
+        path.write_text(_head(meter, parts))
     with path.open("a", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         for part in parts:
@@ -139,7 +141,7 @@ def append(path: Path, parts: tuple[Part, ...], program: Program, meter: Meter) 
             rows.writerow([group, *(f"{value:.9g}" for value in (*counted, *measured))])
 
 
-def _head(about: str, parts: tuple[Part, ...]) -> str:
+def _head(meter: Meter, parts: tuple[Part, ...]) -> str:
     """A log's comments: what was measured, when, how, and the columns."""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     idle = [part.watts for part in parts if part.name == IDLE]
@@ -148,7 +150,7 @@ def _head(about: str, parts: tuple[Part, ...]) -> str:
         f"# source: e2compile measure on {platform.node()}, {platform.machine()}",
         "# licence: the owner's",
         f"# date: {today}",
-        about,
+        f"# meter: {meter.about}",
         f"# sampling: {f'{rate:.3g} Hz at least' if rate else 'a counter, at both ends of a part'}",
         f"# protocol: warmed up by steps for as long as one part; {len(idle)} times each part",
         f"# idle: {min(idle, default=0.0):.4g} W; joules are gross: rows of the idle machine tell the fit",

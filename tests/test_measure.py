@@ -90,4 +90,6 @@ def test_a_missing_meter_has_its_exit_code(program_folder: Path, tmp_path: Path)
     options = ("--meter", "csv", "--meter-file", tmp_path / "absent.csv", "--output", tmp_path / "log.csv")
     assert run("measure", program_folder, *options) == 4
     assert run("measure", program_folder, "--meter", "csv") == 2
+    (tmp_path / "watts.csv").write_text("seconds,watts\n")
+    assert run("measure", program_folder, *options[:3], tmp_path / "watts.csv", "--output", tmp_path) == 2
     assert not (tmp_path / "log.csv").exists()

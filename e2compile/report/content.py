@@ -92,11 +92,12 @@ def _alive(found: dict[str, Any], tables: Tables) -> dict[str, Any]:
 def _prices(given: Pricing, tables: Tables) -> dict[str, Any]:
     """The table's figures for each counted quantity, in SI units beside their own, and of seconds."""
     table, is_timed = given.cashier.table, TIME in given.cashier.table.prices
+    counted = dict.fromkeys(tables.quantities.values, 1.0)
     device = {quantity for each in given.cashier.device.values() for quantity in each}
-    known = [*tables.quantities.values, *device - {DEVICE}, *[TIME, *device & {DEVICE}] * is_timed]
-    amounts = dict.fromkeys(known, 1.0)
-    figures = {line.quantity: asdict(line.figure) | {"si": line.figure.si} for line in table.bill(amounts)}
-    seconds = {line.quantity: line.figure.si for line in table.time(amounts)} if is_timed else {}
+    priced = [*counted, *sorted(device - {DEVICE}), *[TIME, *device & {DEVICE}] * is_timed]
+    bill = table.bill(dict.fromkeys(priced, 1.0))
+    figures = {line.quantity: asdict(line.figure) | {"si": line.figure.si} for line in bill}
+    seconds = {line.quantity: line.figure.si for line in table.time(counted)} if is_timed else {}
     return {"name": table.name, "about": table.about, "figures": figures, "seconds": seconds}
 
 

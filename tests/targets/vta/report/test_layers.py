@@ -10,6 +10,7 @@ import pytest
 import e2compile
 from e2compile.errors import UsageError
 from e2compile.lower.workload import Convolution
+from e2compile.report.content import content
 from e2compile.tables import left_on_host
 from e2compile.targets.vta.analysis.timing import ALU, GEMM, IDLE
 from e2compile.targets.vta.isa.config import named
@@ -101,6 +102,13 @@ def test_a_step_takes_what_the_report_says(report: Report, fpga_program: Path) -
         assert program.driver.groups_run[numbers[row.name]] == row.calls["step"] * row.groups
     assert total.cost.cycles == sum(row.each.cost.cycles * row.calls["step"] for row in report.rows)
     assert 0 < total.utilisation < total.of_bound < 1
+
+
+def test_the_page_prices_what_the_array_takes(fpga_program: Path) -> None:
+    found = content(fpga_program)
+    each = found["device"]["each"]["e2.integer_convolution"]
+    assert set(each) == {"time.device", "read.dram", "write.dram", "read.sram", "write.sram"}
+    assert set(each) <= set(found["prices"]["figures"])
 
 
 def test_what_stays_on_the_host_is_listed(report: Report) -> None:
