@@ -20,7 +20,8 @@ from e2compile.targets.vta.isa.config import Config, named
 from e2compile.targets.vta.program.table import Table
 from e2compile.targets.vta.simulator.interpreter import compiled
 from e2compile.targets.vta.simulator.simulator import Simulator
-from tests.targets.test_contraction import NETWORKS, reference, run
+from tests.targets.contractions import reference, run
+from tests.targets.test_contraction import NETWORKS
 from tests.targets.test_integer_contraction import SENTINEL, blank, operands
 
 ON_THE_HOST = [name for name, conv in NETWORKS.items() if conv.groups > 1]
