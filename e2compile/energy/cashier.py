@@ -86,15 +86,22 @@ class Cashier:
 
     def amounts(self, work: Work) -> Amounts:
         """The work's quantities with its seconds. The host waits while an accelerator works."""
-        counted, is_timed = work.totals(), TIME in self.table.prices
-        host = sum(line.total for line in self.table.time(counted)) if is_timed else 0.0
-        amounts = counted | ({TIME: host} if host else {})
-        for item in work.items:
-            products = item.amounts.get(_PRODUCT, 0)
-            for quantity, each in self.device.get(item.operator, {}).items() if products else ():
-                for place in ((TIME, DEVICE) if is_timed else ()) if quantity == DEVICE else (quantity,):
-                    amounts[place] = amounts.get(place, 0) + products * each
-        return amounts
+        counted, device = work.totals(), self._device(work)
+        if TIME in self.table.prices:
+            host = sum(line.total for line in self.table.time(counted))
+            device[TIME] = host + device.get(DEVICE, 0)
+        else:
+            device.pop(DEVICE, None)
+        return counted | {q: counted.get(q, 0) + amount for q, amount in device.items() if amount}
+
+    def _device(self, work: Work) -> Amounts:
+        """Seconds and bytes that an accelerator takes for the work's products."""
+        found: Amounts = {}
+        for operator, each in self.device.items():
+            products = sum(i.amounts.get(_PRODUCT, 0) for i in work.items if i.operator == operator)
+            for quantity, amount in each.items():
+                found[quantity] = found.get(quantity, 0) + products * amount
+        return found
 
     def joules(self, work: Work) -> float:
         return self.table.joules(self.amounts(work))
