@@ -19,7 +19,7 @@ from e2compile.targets.vta.isa.instructions import Words
 from e2compile.targets.vta.program.cost import Cost
 
 TABLE, STREAMS = "program/vta.json", "program/vta.safetensors"
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
