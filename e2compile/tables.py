@@ -79,8 +79,21 @@ def _left(function: str, host: Sequence["HostRow"], calls: int, lines: Lines) ->
     say(f"{function}: {calls} calls of kernels on the host")
     for row in host:
         if row.calls.get(function):
-            work = f"{row.macs * row.calls[function]:,} multiply-accumulates, {row.reason}"
+            work = f"{row.macs * row.calls[function]:,} multiply-accumulates, {_why([row], function)}"
             say(f"  {row.text}, {row.phase}: {work}  {_places(lines.get(row.name, ()))}")
+
+
+def _why(rows: Sequence["HostRow"], function: str) -> str:
+    """The reason that some rows share, with what they take either side in a call of the function."""
+    timed = [
+        (row.calls.get(function, 0) * row.host_seconds, row.calls.get(function, 0) * row.array_seconds)
+        for row in rows
+        if row.host_seconds is not None and row.array_seconds is not None
+    ]
+    if not timed:
+        return rows[0].reason
+    on_host, on_array = (sum(seconds) * 1e3 for seconds in zip(*timed, strict=True))
+    return f"{rows[0].reason} ({on_host:.3g} ms, by the array {on_array:.3g} ms, modelled)"
 
 
 def host(found: "HostTime") -> None:
@@ -110,14 +123,18 @@ def host(found: "HostTime") -> None:
 
 def left_on_host(report: "Report") -> str | None:
     """One line for the step's products that the array leaves to its host; None without any."""
-    count: Counter[str] = Counter()
-    for row in report.host:
-        count[row.reason] += row.calls.get("step", 0)
-    if not count.total():
+    called = [row for row in report.host if row.calls.get("step")]
+    if not called:
         return None
-    reasons = ", ".join(f"{number} {reason}" for reason, number in count.most_common() if number)
+    count: Counter[str] = Counter()
+    for row in called:
+        count[row.reason] += row.calls["step"]
+    reasons = ", ".join(
+        f"{number} {_why([row for row in called if row.reason == reason], 'step')}"
+        for reason, number in count.most_common()
+    )
     every = count.total() + sum(row.calls.get("step", 0) for row in report.rows)
-    return f"{count.total()} of {every} integer products of a step, which the array cannot do: {reasons}"
+    return f"{count.total()} of {every} integer products of a step, which the host does: {reasons}"
 
 
 def _places(lines: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from e2compile.runtime.host import Host
 from e2compile.targets.llvm.target import CPU, LlvmTarget
 from e2compile.targets.vta.analysis.check import LARGEST_TRANSFER
+from e2compile.targets.vta.host.choice import PRICES
 from e2compile.targets.vta.isa.config import Config, named, read
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class VtaTarget:
 
     @property
     def prices(self) -> Path:
-        return Path(__file__).parent / "prices" / f"{self.config.target}.toml"
+        return PRICES / f"{self.config.target}.toml"
 
     def configured(self, configuration: str) -> "VtaTarget":
         """With a shipped configuration, or one from a JSON file with the published keys."""

@@ -89,7 +89,7 @@ function array() {
             element("code", {}, [...new Set((lines[row.name] ?? []).map((line) => line.split(": ")[0]))].join(", "))])], { id: "array-table" }));
     const left = found.host.filter((row) => row.calls[name]);
     parts.push(element("p", { class: "dim" }, `${whole(found.host_calls[name])} calls of kernels on the host`
-      + (left.length ? `; integer products that the array cannot do: ${left.map((row) => `${row.text}, ${row.phase} (${row.reason})`).join("; ")}` : "")));
+      + (left.length ? `; integer products that the host does: ${left.map((row) => `${row.text}, ${row.phase} (${row.reason})`).join("; ")}` : "")));
   }
   return parts;
 }

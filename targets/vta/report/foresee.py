@@ -7,9 +7,9 @@ from e2compile.lower.contraction import integer_call
 from e2compile.lower.inline import inlined
 from e2compile.lower.workload import Convolution
 from e2compile.ops import INTEGER_CONVOLUTION, INTEGER_INPUT_GRADIENT, INTEGER_WEIGHT_GRADIENT
-from e2compile.targets.vta.host.kernels import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
 from e2compile.targets.vta.host.partition import Product, assign
 from e2compile.targets.vta.isa.config import Config
+from e2compile.targets.vta.program.table import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
 from e2compile.targets.vta.report.layers import Left, Report, report
 
 _METHODS = {

@@ -11,12 +11,13 @@ from e2compile.energy.cashier import Array
 from e2compile.errors import UsageError
 from e2compile.lower.workload import Convolution
 from e2compile.targets.vta.analysis.timing import LATENCIES
+from e2compile.targets.vta.host.choice import Reason
 from e2compile.targets.vta.isa.config import Config
 from e2compile.targets.vta.program.cost import Cost
 from e2compile.targets.vta.program.table import Operator, Table, phase, words
 
 REPORT = "report/fpga.json"
-SCHEMA = 2
+SCHEMA = 3
 
 # Of each function, how often it calls each kernel.
 Calls = Mapping[str, Mapping[str, int]]
@@ -65,7 +66,10 @@ class Row:
 
 @dataclass(frozen=True)
 class HostRow:
-    """A product of integers that the host computes, for the array cannot: `reason` says why."""
+    """A product of integers that the host computes: `reason` says why.
+
+    Where times decide, the modelled seconds of a call on the host and, with the host's part, on the array.
+    """
 
     name: str
     phase: str
@@ -74,6 +78,8 @@ class HostRow:
     calls: dict[str, int]
     macs: int
     reason: str
+    host_seconds: float | None
+    array_seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ class Left:
     name: str
     what: str
     conv: Convolution
-    reason: str
+    reason: Reason
 
 
 def report(table: Table, calls: Calls, left: Iterable[Left]) -> Report:
@@ -139,7 +145,7 @@ def _row(operator: Operator, table: Table, calls: Calls) -> Row:
 
 
 def _host(item: Left, calls: Calls) -> HostRow:
-    conv = item.conv
+    conv, times = item.conv, item.reason.times
     return HostRow(
         name=item.name,
         phase=phase(item.what),
@@ -147,7 +153,9 @@ def _host(item: Left, calls: Calls) -> HostRow:
         workload=asdict(conv),
         calls=_of(item.name, calls),
         macs=useful_macs(conv),
-        reason=item.reason,
+        reason=item.reason.text,
+        host_seconds=None if times is None else times.host,
+        array_seconds=None if times is None else times.array,
     )
 
 

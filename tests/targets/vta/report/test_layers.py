@@ -104,6 +104,7 @@ def test_what_stays_on_the_host_is_listed(report: Report) -> None:
     assert {row.phase for row in report.host} == {"forward", "input gradient", "weight gradient"}
     assert all(row.macs == 2 * 8 * 22 * 22 for row in report.host)
     assert {row.reason for row in report.host} == {"depthwise"}
+    assert all(0 < (row.host_seconds or 0) < (row.array_seconds or 0) for row in report.host)
     assert report.host_calls["step"] > sum(row.calls["step"] for row in report.host)
 
 
@@ -113,16 +114,23 @@ def test_compiling_says_in_a_line_what_stays_on_the_host(report: Report) -> None
     convolutions, linear = 5 * 5 - 2, 5  # nothing needs the first one's input gradient
     every = sum(row.calls["step"] for row in (*report.rows, *report.host))
     assert every == convolutions + linear
-    assert line == f"5 of {every} integer products of a step, which the array cannot do: 5 depthwise"
+    on_host, on_array = (
+        sum(row.calls["step"] * (getattr(row, f"{side}_seconds") or 0) * 1e3 for row in report.host)
+        for side in ("host", "array")
+    )
+    assert line == (
+        f"5 of {every} integer products of a step, which the host does: "
+        f"5 depthwise ({on_host:.3g} ms, by the array {on_array:.3g} ms, modelled)"
+    )
     assert left_on_host(replace(report, host=())) is None
 
 
 def test_a_report_that_is_damaged(fpga_program: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(fpga_program, tmp_path / "tiny")
     (folder / REPORT).write_text('{"schema": 1}')
-    with pytest.raises(UsageError, match="has another schema than 2"):
+    with pytest.raises(UsageError, match="has another schema than 3"):
         read(folder)
-    (folder / REPORT).write_text('{"schema": 2, "rows": []}')
+    (folder / REPORT).write_text('{"schema": 3, "rows": []}')
     with pytest.raises(UsageError, match="compile the program again"):
         read(folder)
     assert run("report", folder) == 2
