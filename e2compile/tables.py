@@ -1,6 +1,5 @@
 """How reports look: what compiling took and gave, what the FPGA's array does layer by layer."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from e2compile.display import out, say, size, table
 from e2compile.runtime.timing import by_layer
+from e2compile.targets.vta.report.left import why
 
 if TYPE_CHECKING:
     from e2compile.runtime.timing import HostTime
@@ -79,21 +79,8 @@ def _left(function: str, host: Sequence["HostRow"], calls: int, lines: Lines) ->
     say(f"{function}: {calls} calls of kernels on the host")
     for row in host:
         if row.calls.get(function):
-            work = f"{row.macs * row.calls[function]:,} multiply-accumulates, {_why([row], function)}"
+            work = f"{row.macs * row.calls[function]:,} multiply-accumulates, {why([row], function)}"
             say(f"  {row.text}, {row.phase}: {work}  {_places(lines.get(row.name, ()))}")
-
-
-def _why(rows: Sequence["HostRow"], function: str) -> str:
-    """The reason that some rows share, with what they take either side in a call of the function."""
-    timed = [
-        (row.calls.get(function, 0) * row.host_seconds, row.calls.get(function, 0) * row.array_seconds)
-        for row in rows
-        if row.host_seconds is not None and row.array_seconds is not None
-    ]
-    if not timed:
-        return rows[0].reason
-    on_host, on_array = (sum(seconds) * 1e3 for seconds in zip(*timed, strict=True))
-    return f"{rows[0].reason} ({on_host:.3g} ms, by the array {on_array:.3g} ms, modelled)"
 
 
 def host(found: "HostTime") -> None:
@@ -119,22 +106,6 @@ def host(found: "HostTime") -> None:
         numbers = [f"{row.get(name, 0.0) * 1e3:.3f}" for name in present]
         shown.add_row(Text(layer or "the step"), *numbers, f"{sum(row.values()) / max(total, 1e-12):.1%}")
     Console(file=out.file, width=max(out.width, _WIDTH), highlight=False).print(shown)
-
-
-def left_on_host(report: "Report") -> str | None:
-    """One line for the step's products that the array leaves to its host; None without any."""
-    called = [row for row in report.host if row.calls.get("step")]
-    if not called:
-        return None
-    count: Counter[str] = Counter()
-    for row in called:
-        count[row.reason] += row.calls["step"]
-    reasons = ", ".join(
-        f"{number} {_why([row for row in called if row.reason == reason], 'step')}"
-        for reason, number in count.most_common()
-    )
-    every = count.total() + sum(row.calls.get("step", 0) for row in report.rows)
-    return f"{count.total()} of {every} integer products of a step, which the host does: {reasons}"
 
 
 def _places(lines: Sequence[str]) -> str:

@@ -10,7 +10,6 @@ import pytest
 import e2compile
 from e2compile.errors import UsageError
 from e2compile.lower.workload import Convolution
-from e2compile.tables import left_on_host
 from e2compile.targets.vta.analysis.timing import ALU, GEMM, IDLE
 from e2compile.targets.vta.isa.config import named
 from e2compile.targets.vta.isa.instructions import Alu, AluOp, Finish, Gemm, Memory, Tokens, Transfer, Uop
@@ -18,6 +17,7 @@ from e2compile.targets.vta.isa.stream import Stream
 from e2compile.targets.vta.program.cost import Cost, cost
 from e2compile.targets.vta.program.table import words
 from e2compile.targets.vta.report.layers import REPORT, Figures, Report, read, useful_macs
+from e2compile.targets.vta.report.left import left
 from tests.commands import run
 from tests.targets.vta.tiny import batch
 
@@ -110,7 +110,7 @@ def test_what_stays_on_the_host_is_listed(report: Report) -> None:
 
 def test_compiling_says_in_a_line_what_stays_on_the_host(report: Report) -> None:
     """A layer's gradient has 16 bits: two products each for input and weight gradient."""
-    line = left_on_host(report)
+    line = left(report)
     convolutions, linear = 5 * 5 - 2, 5  # nothing needs the first one's input gradient
     every = sum(row.calls["step"] for row in (*report.rows, *report.host))
     assert every == convolutions + linear
@@ -122,7 +122,7 @@ def test_compiling_says_in_a_line_what_stays_on_the_host(report: Report) -> None
         f"5 of {every} integer products of a step, which the host does: "
         f"5 depthwise ({on_host:.3g} ms, by the array {on_array:.3g} ms, modelled)"
     )
-    assert left_on_host(replace(report, host=())) is None
+    assert left(replace(report, host=())) is None
 
 
 def test_a_report_that_is_damaged(fpga_program: Path, tmp_path: Path) -> None:
