@@ -22,6 +22,8 @@ from e2compile.targets.llvm.machine import Machine
 
 _PARTS = 32
 _BLOCK = 64
+# Fewer neighbours than this are summed one by one.
+_LEAST_LANES = 4
 
 
 @dataclass(frozen=True)
@@ -78,23 +80,31 @@ def reduction(loop: Loop, machine: Machine) -> PrimFunc:
 class _Reduction:
     def __init__(self, loop: Loop, views: list[Any], live: Rows, machine: Machine) -> None:
         self.loop, self.views, self.live, self.body = loop, views, live, Body(loop, views)
-        axes = self.body.axes
-        self.inner = axes[-1] if not axes[-1].reduced else Axis((), 1, False)
+        *_, last = axes = self.body.axes
+        self.is_argmax = any(r.kind == "argmax" for r in loop.reduces)
+        self.inner = Axis((), 1, False) if last.reduced else last
         self.width = lanes(self.inner.extent, machine)
         if self.inner.extent % self.width:
             self.width = math.gcd(self.inner.extent, machine.lanes)
-        self.kept = [a for a in axes if not a.reduced and a is not axes[-1]]
+        self.blocks = self.inner.extent // self.width
+        # The axis whose neighbours are summed in lanes of their own, and those last.
+        shared = math.gcd(last.extent, machine.lanes)
+        is_across = last.reduced and shared >= _LEAST_LANES and not self.is_argmax and self._has_lanes
+        self.across = last if is_across else None
+        if is_across:
+            self.width = shared
+        self.kept = [a for a in axes if not a.reduced and a is not last]
         self.reduced = [a for a in axes if a.reduced]
         self.rows = math.prod(live.extent(a) for a in self.kept)
         self.most_rows = math.prod(a.extent for a in self.kept)
         large = math.prod(loop.shape) >= PARALLEL_ELEMENTS
-        split = large and self.most_rows < 4 * _PARTS and not any(r.kind == "argmax" for r in loop.reduces)
-        self.parts = min(_PARTS, self.reduced[0].extent) if split else 1
+        split = large and self.most_rows < 4 * _PARTS and not self.is_argmax
+        first = self.reduced[0]
+        self.parts = min(_PARTS, first.extent // self._step(first)) if split else 1
         self.loop_kind = T.parallel if large else T.serial
-        self.blocks = self.inner.extent // self.width
 
     def emit(self) -> None:
-        if any(r.kind == "argmax" for r in self.loop.reduces):
+        if self.is_argmax:
             self._argmax()
         elif self.parts == 1:
             with self.loop_kind(0, self.rows * self.blocks) as task:
@@ -107,7 +117,9 @@ class _Reduction:
         """Each part's sums to a scratch tensor, then their sum in order."""
         specs = self._specs()
         scratch = [
-            T.alloc_buffer((self.parts * self.most_rows * self.inner.extent,), spec.dtype, scope="global")
+            T.alloc_buffer(
+                (self.parts * self.most_rows * self.blocks * self.width,), spec.dtype, scope="global"
+            )
             for _, spec in specs
         ]
 
@@ -140,14 +152,26 @@ class _Reduction:
             vectorized(self.width, _filling(total, spec.start))
         return totals
 
+    @property
+    def _has_lanes(self) -> bool:
+        """Not where running values are booleans: LLVM has their vectors in two types, which TVM mixes."""
+        return all(spec.dtype != "bool" for _, spec in self._specs())
+
+    def _step(self, axis: Axis) -> int:
+        """Elements of a reduced axis that are visited together."""
+        return self.width if axis is self.across else 1
+
+    def _visits(self, axis: Axis) -> Any:
+        return self.live.extent(axis) if axis is not self.across else axis.extent // self.width
+
     def _sums(self, row: Any, block: Any, part: Any) -> list[Any]:
         """The sums of one part of a row, in blocks."""
         specs = self._specs()
         totals = self._start(specs)
         first, *rest = self.reduced
-        extent = self.live.extent(first)
+        extent = self._visits(first)
         size = (extent + (self.parts - 1)) // self.parts
-        step = _BLOCK if not rest else 1
+        step = max(1, _BLOCK // math.prod(axis.extent // self._step(axis) for axis in rest))
         count = T.min(size, extent - part * size)
         with T.serial(0, (count + (step - 1)) // step) as group:
             partial = self._start(specs)
@@ -162,7 +186,7 @@ class _Reduction:
         self, rest: Sequence[Axis], outer: list[Any], row: Any, block: Any, partial: list[Any]
     ) -> None:
         if rest:
-            with T.serial(0, self.live.extent(rest[0])) as i:
+            with T.serial(0, self._visits(rest[0])) as i:
                 self._inner(rest[1:], [*outer, self.live.place(rest[0], i)], row, block, partial)
             return
 
@@ -183,10 +207,13 @@ class _Reduction:
     def _shift(self, reduce: Reduce, row: Any, block: Any, lane: Any) -> Any:
         """The first element: sums of differences from it do not cancel as sums of squares do."""
         first = [self.live.place(axis, 0) for axis in self.reduced]
+        lane = lane if self.across is None else 0
         return self.body.values(self._point(row, first, block, lane))[reduce.value]
 
     def _point(self, row: Any, reduced: Sequence[Any], block: Any, lane: Any) -> list[Any]:
         places = self._kept(row) | dict(zip(map(id, self.reduced), reduced, strict=True))
+        if self.across is not None:
+            places[id(self.across)] = places[id(self.across)] * self.width + lane
         return [places.get(id(axis), block * self.width + lane) for axis in self.body.axes]
 
     def _kept(self, row: Any) -> dict[int, Any]:
@@ -200,10 +227,13 @@ class _Reduction:
     def _finish(self, row: Any, block: Any, totals: list[Any]) -> None:
         """Write each reduction's results from its totals."""
         line = self._line(row)
+        width = self.width
+        if self.across is not None:
+            totals, width = self._joined(totals), 1
 
         def write(lane: Any) -> None:
             position = 0
-            place = (line * self.blocks + block) * self.width + lane
+            place = (line * self.blocks + block) * width + lane
             for reduce in self.loop.reduces:
                 if reduce.kind != "moments":
                     value = totals[position][lane]
@@ -215,7 +245,17 @@ class _Reduction:
                 self._write_moments(reduce, *sums, place, self._shift(reduce, row, block, lane))
                 position += 2
 
-        vectorized(self.width, write)
+        vectorized(width, write)
+
+    def _joined(self, totals: Sequence[Any]) -> list[Any]:
+        """The totals of all lanes as one, in their order."""
+        specs = self._specs()
+        joined = [T.alloc_buffer((1,), spec.dtype, scope="global") for _, spec in specs]
+        for one, total, (_, spec) in zip(joined, totals, specs, strict=True):
+            T.buffer_store(one, total[0], [0])
+            with T.serial(1, self.width) as lane:
+                T.buffer_store(one, spec.merge(one[0], total[lane]), [0])
+        return joined
 
     def _line(self, row: Any) -> Any:
         """The row of the results that a row of the loop belongs to."""
