@@ -43,7 +43,7 @@ class LlvmKernels:
         return kernels.input_gradient(conv, self.machine, gated)
 
     def weight_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:
-        kernels = winograd_gradient if winograd.serves(conv) else weight_gradient
+        kernels = winograd_gradient if winograd.serves_weights(conv) else weight_gradient
         return kernels.weight_gradient(conv, self.machine, gated)
 
     def integer_convolution(self, conv: Convolution, signed: bool, gated: bool = False) -> PrimFunc:

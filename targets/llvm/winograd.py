@@ -9,6 +9,7 @@ Sums have a ninth of the terms of a direct convolution's, which outweighs what t
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
+from math import prod
 from typing import Any
 
 import tvm.tirx.script.builder as T
@@ -25,11 +26,11 @@ PRODUCTS = IN * IN
 _KERNEL = 3
 # Narrower channels spend more on the transforms than the products save.
 _LEAST_CHANNELS = 16
-# Transforming the weights costs as much as the products of some tiles.
+# Transforming weights costs as much as the products of some tiles, their gradients' sums of more.
 _LEAST_TILES = 16
-# Tiles stand over the border of small images: what their products cost, against a direct convolution's.
+_LEAST_TILES_OF_GRADIENT = 128
+# Products of a tile over the border are made all the same: the most of a direct convolution's that pays.
 _WORTH = 0.8
-
 # Products apart by a multiple of a page would share a set of the first-level cache.
 _PAD = 16
 
@@ -38,18 +39,37 @@ Transform = Callable[[Values], list[Any]]
 
 
 def serves(conv: Convolution) -> bool:
-    """Whether a convolution and its gradients are worth transforming."""
-    tiles = -(-conv.out_height // OUT) * -(-conv.out_width // OUT)
-    direct = conv.out_height * conv.out_width * _KERNEL**2
-    return (
+    """Whether a forward pass and an input gradient are worth transforming."""
+    return _is_suited(conv) and _tiles(conv) >= _LEAST_TILES
+
+
+def serves_weights(conv: Convolution) -> bool:
+    """Whether a weight gradient is."""
+    return _is_suited(conv) and _tiles(conv) >= _LEAST_TILES_OF_GRADIENT
+
+
+def _is_suited(conv: Convolution) -> bool:
+    suits = (
         conv.kernel == (_KERNEL, _KERNEL)
         and conv.stride == conv.dilation == (1, 1)
         and max(conv.padding) < _KERNEL
         and conv.groups == 1
         and min(conv.in_channels, conv.out_channels) >= _LEAST_CHANNELS
-        and conv.batch * tiles >= _LEAST_TILES
-        and PRODUCTS * tiles <= _WORTH * direct
     )
+    if not suits:
+        return False
+    extents = zip((conv.height, conv.width), (conv.out_height, conv.out_width), conv.padding, strict=True)
+    direct = conv.batch * prod(_taps(*extent) for extent in extents)
+    return PRODUCTS * _tiles(conv) <= _WORTH * direct
+
+
+def _tiles(conv: Convolution) -> int:
+    return conv.batch * -(-conv.out_height // OUT) * -(-conv.out_width // OUT)
+
+
+def _taps(inputs: int, outputs: int, padding: int) -> int:
+    """Pairs of an output and a kernel position along an axis that see an input and not padding."""
+    return sum(0 <= out + tap - padding < inputs for out in range(outputs) for tap in range(_KERNEL))
 
 
 def of_inputs(d: Values) -> list[Any]:

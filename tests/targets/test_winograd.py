@@ -62,19 +62,24 @@ def test_number_of_threads_changes_no_bit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("conv", "expected"),
+    ("conv", "expected", "weights"),
     [
-        (same(8, 8, 16, 16), True),
-        (same(8, 8, 8, 16), False),
-        (same(8, 8, 16, 16, stride=2), False),
-        (same(8, 8, 32, 32, groups=2), False),
-        (Convolution(8, 8, 8, 16, 16), False),
-        (Convolution(8, 8, 8, 16, 16, (3, 3), (1, 1), (2, 2), (2, 2)), False),
-        (Convolution(8, 8, 8, 16, 16, (5, 5), (1, 1), (2, 2)), False),
-        (Convolution(8, 8, 8, 16, 16, (3, 3), (1, 1), (3, 3)), False),
-        (same(64, 1, 16, 16), False),
-        (same(1, 4, 16, 16), False),
+        (same(8, 8, 16, 16), True, True),
+        (same(1, 8, 16, 16), True, False),
+        (same(1, 4, 16, 16), False, False),
+        (same(64, 4, 16, 16), True, True),
+        # 2 x 2 pixels: a direct convolution multiplies no padding, and so no more than the 16 products.
+        (same(64, 2, 16, 16), False, False),
+        (same(64, 1, 16, 16), False, False),
+        (same(8, 8, 8, 16), False, False),
+        (same(8, 8, 16, 16, stride=2), False, False),
+        (same(8, 8, 32, 32, groups=2), False, False),
+        (Convolution(8, 8, 8, 16, 16), False, False),
+        (Convolution(8, 8, 8, 16, 16, (3, 3), (1, 1), (2, 2), (2, 2)), False, False),
+        (Convolution(8, 8, 8, 16, 16, (5, 5), (1, 1), (2, 2)), False, False),
+        (Convolution(8, 8, 8, 16, 16, (3, 3), (1, 1), (3, 3)), False, False),
     ],
 )
-def test_serves_where_transforms_pay(conv: Convolution, expected: bool) -> None:
+def test_serves_where_transforms_pay(conv: Convolution, expected: bool, weights: bool) -> None:
     assert winograd.serves(conv) is expected
+    assert winograd.serves_weights(conv) is weights
