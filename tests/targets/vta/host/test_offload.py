@@ -23,7 +23,8 @@ from e2compile.targets.vta.program.cost import Cost
 from e2compile.targets.vta.program.table import Operator, Table
 from e2compile.targets.vta.simulator.interpreter import compiled
 from e2compile.targets.vta.simulator.simulator import Simulator
-from tests.targets.test_contraction import NETWORKS, reference, run, same
+from tests.targets.contractions import reference, run, same
+from tests.targets.test_contraction import NETWORKS
 from tests.targets.test_integer_contraction import SENTINEL, blank, operands
 
 GROUPED = [name for name, conv in NETWORKS.items() if conv.groups > 1]
