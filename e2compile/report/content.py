@@ -15,7 +15,7 @@ from e2compile.report.graphs import Tables, stage_content
 from e2compile.runtime import manifest as manifests
 from e2compile.runtime.stages import read_stages
 from e2compile.runtime.summary import compile_report
-from e2compile.targets.vta.report.layers import REPORT
+from e2compile.targets import find
 
 SCHEMA = 1
 
@@ -34,7 +34,8 @@ def content(folder: Path, table: str | None = None, log: Path | None = None) -> 
     given, tables = pricing(folder, table), Tables()
     stages = [stage_content(stage, tables) for stage in read_stages(folder)]
     rows = {side: _rows(given.work[side], tables) for side in ("before", "after", "evaluation")}
-    manifests.check(manifest, folder, (_MEMORY, _VERIFIED, *[REPORT] * bool(given.device_source)))
+    manifests.check(manifest, folder, (_MEMORY, _VERIFIED))
+    accelerated = find(manifest.target).accelerated(folder)
     memory = {name: _alive(found, tables) for name, found in _json(folder / _MEMORY).items()}
     return {
         "schema": SCHEMA,
@@ -56,7 +57,7 @@ def content(folder: Path, table: str | None = None, log: Path | None = None) -> 
         "work": rows,
         "tables": tables.content(),
         "memory": memory,
-        "array": _json(folder / REPORT) if given.device_source else None,
+        "array": None if accelerated is None else accelerated.figures,
         "runs": [_run(folder, path.parent.name) for path in sorted((folder / "runs").glob("*/results.json"))],
         "measured": None if log is None else _measured(log, given),
     }

@@ -12,6 +12,7 @@ from e2compile.energy.work import Amounts
 from e2compile.errors import UsageError
 from e2compile.lower.workload import Convolution
 from e2compile.targets.vta.analysis.timing import LATENCIES
+from e2compile.targets.vta.host.choice import Reason
 from e2compile.targets.vta.isa.config import Config
 from e2compile.targets.vta.program.cost import Cost
 from e2compile.targets.vta.program.table import Operator, Table, phase, words
@@ -66,7 +67,10 @@ class Row:
 
 @dataclass(frozen=True)
 class HostRow:
-    """A product of integers that the host computes, for the array cannot: `reason` says why."""
+    """A product of integers that the host computes: `reason` says why.
+
+    Where times decide, the modelled seconds of a call on the host and, with the host's part, on the array.
+    """
 
     name: str
     phase: str
@@ -75,6 +79,8 @@ class HostRow:
     calls: dict[str, int]
     macs: int
     reason: str
+    host_seconds: float | None
+    array_seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ class Left:
     name: str
     what: str
     conv: Convolution
-    reason: str
+    reason: Reason
 
 
 def report(table: Table, calls: Calls, left: Iterable[Left]) -> Report:
@@ -140,7 +146,7 @@ def _row(operator: Operator, table: Table, calls: Calls) -> Row:
 
 
 def _host(item: Left, calls: Calls) -> HostRow:
-    conv = item.conv
+    conv, times = item.conv, item.reason.times
     return HostRow(
         name=item.name,
         phase=phase(item.what),
@@ -148,7 +154,9 @@ def _host(item: Left, calls: Calls) -> HostRow:
         workload=asdict(conv),
         calls=_of(item.name, calls),
         macs=useful_macs(conv),
-        reason=item.reason,
+        reason=item.reason.text,
+        host_seconds=None if times is None else times.host,
+        array_seconds=None if times is None else times.array,
     )
 
 

@@ -11,7 +11,6 @@ import e2compile
 from e2compile.errors import UsageError
 from e2compile.lower.workload import Convolution
 from e2compile.report.content import content
-from e2compile.tables import left_on_host
 from e2compile.targets.vta.analysis.timing import ALU, GEMM, IDLE
 from e2compile.targets.vta.isa.config import named
 from e2compile.targets.vta.isa.instructions import Alu, AluOp, Finish, Gemm, Memory, Tokens, Transfer, Uop
@@ -19,6 +18,7 @@ from e2compile.targets.vta.isa.stream import Stream
 from e2compile.targets.vta.program.cost import Cost, cost
 from e2compile.targets.vta.program.table import words
 from e2compile.targets.vta.report.layers import REPORT, Figures, Report, read, useful_macs
+from e2compile.targets.vta.report.left import left
 from tests.commands import run
 from tests.targets.vta.tiny import batch
 
@@ -116,17 +116,25 @@ def test_what_stays_on_the_host_is_listed(report: Report) -> None:
     assert {row.phase for row in report.host} == {"forward", "input gradient", "weight gradient"}
     assert all(row.macs == 2 * 8 * 22 * 22 for row in report.host)
     assert {row.reason for row in report.host} == {"depthwise"}
+    assert all(0 < (row.host_seconds or 0) < (row.array_seconds or 0) for row in report.host)
     assert report.host_calls["step"] > sum(row.calls["step"] for row in report.host)
 
 
 def test_compiling_says_in_a_line_what_stays_on_the_host(report: Report) -> None:
     """A layer's gradient has 16 bits: two products each for input and weight gradient."""
-    line = left_on_host(report)
+    line = left(report)
     convolutions, linear = 5 * 5 - 2, 5  # nothing needs the first one's input gradient
     every = sum(row.calls["step"] for row in (*report.rows, *report.host))
     assert every == convolutions + linear
-    assert line == f"5 of {every} integer products of a step, which the array cannot do: 5 depthwise"
-    assert left_on_host(replace(report, host=())) is None
+    on_host, on_array = (
+        sum(row.calls["step"] * (getattr(row, f"{side}_seconds") or 0) * 1e3 for row in report.host)
+        for side in ("host", "array")
+    )
+    assert line == (
+        f"5 of {every} integer products of a step, which the host does: "
+        f"5 depthwise ({on_host:.3g} ms, by the array {on_array:.3g} ms, modelled)"
+    )
+    assert left(replace(report, host=())) is None
 
 
 def test_a_report_that_is_damaged(fpga_program: Path, tmp_path: Path) -> None:
