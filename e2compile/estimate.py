@@ -128,7 +128,7 @@ def _quote(step: StepGraph, work: Work, target: Target, table: Table) -> Quote:
     array = target.array(step)
     if array is None:
         return Quote(work, Cashier(table))
-    return Quote(work, Cashier(table, array.seconds(work)), array.source)
+    return Quote(work, Cashier(table, array.each(work)), array.source)
 
 
 def estimate(

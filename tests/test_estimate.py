@@ -98,7 +98,7 @@ def test_a_run_too_short_to_average_is_refused() -> None:
 
 def test_full_products_are_expected_in_a_part_of_the_steps() -> None:
     """As often as the study has counted, in all of them where less may be unsure."""
-    found = estimate(small().apply(SignPredict()), CPU)
+    found = estimate(small().apply(SignPredict(fallback="layer")), CPU)
     assert {share.value for share in found.shares.values()} == {LAYER_FALLBACK}
     assert {share.tag for share in found.shares.values()} == {"assumed"}
     executed = found.costs[1].executed
@@ -106,7 +106,7 @@ def test_full_products_are_expected_in_a_part_of_the_steps() -> None:
     assert executed.expected == pytest.approx(
         executed.best + LAYER_FALLBACK * (executed.worst - executed.best)
     )
-    strict = estimate(small().apply(SignPredict(unsure_limit=0.1)), CPU).costs[1].executed
+    strict = estimate(small().apply(SignPredict(fallback="layer", unsure_limit=0.1)), CPU).costs[1].executed
     assert strict.best < strict.expected == strict.worst
 
 

@@ -203,7 +203,8 @@ class _Emitter:
         """The index list and its length; one that a predicate narrows keeps its list."""
         outer = self.live.get(kernel.live[:-1])
         types = [_type((kernel.samples,), "int32"), _type((1,), "int32")]
-        condition = self.vars[holder(kernel.live[-1])]
+        mask = kernel.live[-1]
+        condition = self._shaped(self.vars[holder(mask)], shape_of(mask))
         if outer is None:
             index, count = self._tir(self.lowering.kernel(kernel), [condition], types, [-1, -1])
         else:

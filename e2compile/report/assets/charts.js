@@ -88,8 +88,10 @@ function array() {
           ...rows.map((row) => [...cells(row.text, row.phase, row.calls[name], row.each, row.calls[name]),
             element("code", {}, [...new Set((lines[row.name] ?? []).map((line) => line.split(": ")[0]))].join(", "))])], { id: "array-table" }));
     const left = found.host.filter((row) => row.calls[name]);
+    const why = (row) => (row.host_seconds === null ? row.reason
+      : `${row.reason}: ${si(row.host_seconds, "s")} a call, by the array ${si(row.array_seconds, "s")}, modelled`);
     parts.push(element("p", { class: "dim" }, `${whole(found.host_calls[name])} calls of kernels on the host`
-      + (left.length ? `; integer products that the array cannot do: ${left.map((row) => `${row.text}, ${row.phase} (${row.reason})`).join("; ")}` : "")));
+      + (left.length ? `; integer products that the host does: ${left.map((row) => `${row.text}, ${row.phase} (${why(row)})`).join("; ")}` : "")));
   }
   return parts;
 }
