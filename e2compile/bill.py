@@ -72,7 +72,7 @@ def pricing(folder: Path, table: str | None = None) -> Pricing:
     array = None if accelerated is None else accelerated.array
     own = target.prices if array is None else target.prices.with_stem(array.board)
     shares = {name: Share(v, Tag(tag), source) for name, (v, tag, source) in work["shares"].items()}
-    device = {} if array is None else array.seconds(from_rows(work["after"]))
+    device = {} if array is None else array.each(from_rows(work["after"]))
     cashier = Cashier(prices.find(table, own), device)
     return Pricing(manifest.target, work, shares, cashier, "" if array is None else array.source)
 

@@ -156,7 +156,7 @@ def measure(
     program: Path,
     /,
     *,
-    meter: Literal["rapl", "hwmon", "csv"],
+    meter: Literal["rapl", "nvml", "hwmon", "pmbus", "csv"],
     output: Output = None,
     seconds: Annotated[float, Parameter(validator=Number(gt=0))] = 10.0,
     repeats: Positive = 5,
@@ -168,23 +168,24 @@ def measure(
 
     Args:
         program: A Program folder.
-        meter: rapl (the processor's counters), hwmon (a board's power rails) or csv (an external meter).
+        meter: rapl (the processor's counters), nvml (those of NVIDIA GPUs), hwmon (a board's power rails),
+            pmbus (its regulators) or csv (an external meter).
         output: The log; rows are added to one that is there. By default measured.csv.
         seconds: How long each part is run in one go.
         repeats: How often.
         meter_file: What an external meter writes: CSV with the columns seconds (since 1970) and watts.
-        rails: A rail of hwmon to take; by default all are added up.
+        rails: A rail, a GPU (gpu0) or a RAPL domain to take; by default all are added up.
         device: As for train.
     """
     from e2compile import display_energy
     from e2compile.energy import meters
-    from e2compile.measure import append, measure
+    from e2compile.measure import append, check, measure
+    from e2compile.runtime.export import check_writable
 
-    chosen, loaded, path = (
-        meters.meter(meter, meter_file, rails),
-        load(program, device),
-        output or Path("measured.csv"),
-    )
+    chosen, path = meters.meter(meter, meter_file, rails), output or Path("measured.csv")
+    check_writable(path)
+    check(path, chosen)
+    loaded = load(program, device)
     append(path, measure(loaded, chosen, seconds, repeats, display_energy.measured), loaded, chosen)
     display.say(f"written to {path}")
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from e2compile import display
 from e2compile.display import joules
+from e2compile.energy.log import IDLE
 
 if TYPE_CHECKING:
     from e2compile.bill import Bill
@@ -51,8 +52,13 @@ def _fitted(how: "Fit", figures: "Mapping[str, Figure]") -> None:
     rows.append((f"  error of {how.rows} rows fitted", _errors(how.residual)))
     if how.held_out is not None:
         rows.append((f"  error of {', '.join(how.held_groups)}, held out", _errors(how.held_out)))
-    rows.append(("  error of each group left out", _errors(how.left_out)))
+    left_out = sorted((error.median, group) for group, error in how.left_out.items())
+    rows.append(("  median error of each group by a fit to the others", _left_out(left_out)))
     display.table(rows)
+
+
+def _left_out(found: Iterable[tuple[float, str]]) -> str:
+    return ", ".join(f"{group} {error:.1%}" for error, group in found) or "there is one group alone"
 
 
 def _errors(found: "Errors") -> str:
@@ -266,7 +272,9 @@ def _priced(side: "Side", sources: list[str]) -> "Iterator[tuple[str, str]]":
 def measured(part: "Part") -> None:
     """A part as it has been measured."""
     reading = part.reading
-    each = f", {joules(reading.joules / part.calls)} each" if part.name != "idle" and part.calls else ""
     rate = f", read {reading.hz:.0f} times a second" if reading.hz else ""
     what = f"{part.name:<9} {part.watts:8.3f} W measured for {reading.seconds:.1f} s{rate}"
-    display.say(f"{what}; {part.calls} calls{each}")
+    if part.name != IDLE:
+        each = (reading.joules / part.calls, part.joules_above_idle / part.calls)
+        what += f"; {part.calls} calls of {joules(each[0])}, {joules(each[1])} above idle"
+    display.say(what)

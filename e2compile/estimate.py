@@ -117,7 +117,7 @@ def quote(step: StepGraph, target: Target, table: Table) -> Quote:
     work, array = count(step, planned=True), target.array(step)
     if array is None:
         return Quote(work, Cashier(table))
-    return Quote(work, Cashier(table, array.seconds(work)), array.source)
+    return Quote(work, Cashier(table, array.each(work)), array.source)
 
 
 def estimate(

@@ -14,6 +14,7 @@ from e2compile.errors import UsageError
 from e2compile.estimate import estimate
 from e2compile.passes import SignPredict
 from e2compile.targets import FPGA
+from e2compile.targets.vta.report import layers
 from tests.commands import run
 from tests.small import BATCH, small
 from tests.sources import ROOT
@@ -131,6 +132,11 @@ def test_an_arrays_seconds_are_those_that_the_simulator_counts(tmp_path: Path) -
     assert rarely.after.seconds > rarely.after.device_seconds
     assert rarely.before.device_seconds == 0
     assert (rarely.table, rarely.target) == ("pynq", "fpga")
+    moved = {line.quantity: line.amount for line in always.after.lines}
+    cost = layers.read(folder).totals["step"].cost
+    assert moved["read.sram"] == pytest.approx(cost.sram_read_bytes)
+    assert moved["write.sram"] == pytest.approx(cost.sram_written_bytes)
+    assert moved["read.dram"] > cost.loaded_bytes
     foreseen = estimate(graph, FPGA)
     assert (foreseen.before, foreseen.after) == (always.before, always.after)
     assert foreseen.device == always.device

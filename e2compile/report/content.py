@@ -52,7 +52,7 @@ def content(folder: Path, table: str | None = None, log: Path | None = None) -> 
         "verified": _json(folder / _VERIFIED),
         "prices": _prices(given, tables),
         "shares": {name: asdict(share) for name, share in given.shares.items()},
-        "device": {"seconds": given.cashier.device, "source": given.device_source},
+        "device": {"each": given.cashier.device, "source": given.device_source},
         "stages": stages,
         "work": rows,
         "tables": tables.content(),
@@ -93,10 +93,12 @@ def _alive(found: dict[str, Any], tables: Tables) -> dict[str, Any]:
 def _prices(given: Pricing, tables: Tables) -> dict[str, Any]:
     """The table's figures for each counted quantity, in SI units beside their own, and of seconds."""
     table, is_timed = given.cashier.table, TIME in given.cashier.table.prices
-    timed = [TIME, *([DEVICE] if given.cashier.device else [])] if is_timed else []
-    amounts = dict.fromkeys([*tables.quantities.values, *timed], 1.0)
-    figures = {line.quantity: asdict(line.figure) | {"si": line.figure.si} for line in table.bill(amounts)}
-    seconds = {line.quantity: line.figure.si for line in table.time(amounts)} if is_timed else {}
+    counted = dict.fromkeys(tables.quantities.values, 1.0)
+    device = {quantity for each in given.cashier.device.values() for quantity in each}
+    priced = [*counted, *sorted(device - {DEVICE}), *[TIME, *device & {DEVICE}] * is_timed]
+    bill = table.bill(dict.fromkeys(priced, 1.0))
+    figures = {line.quantity: asdict(line.figure) | {"si": line.figure.si} for line in bill}
+    seconds = {line.quantity: line.figure.si for line in table.time(counted)} if is_timed else {}
     return {"name": table.name, "about": table.about, "figures": figures, "seconds": seconds}
 
 

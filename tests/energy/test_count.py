@@ -163,7 +163,9 @@ def test_a_blocks_work_follows_its_live_samples() -> None:
 
 
 def test_gates_and_predicted_signs_are_symbols() -> None:
-    graph = captured(models.small_resnet(), (2, 1, 8, 8)).apply(LayerGate(), SignPredict(), BatchDrop())
+    graph = captured(models.small_resnet(), (2, 1, 8, 8)).apply(
+        LayerGate(), SignPredict(fallback="layer"), BatchDrop()
+    )
     work = count(graph.step)
     assert {STEP, "slu.0", "psg.0"} <= work.symbols
     known = dict.fromkeys(work.symbols, 1.0)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from e2compile.energy.cashier import Array
+from e2compile.energy.work import Amounts
 from e2compile.errors import UsageError
 from e2compile.lower.workload import Convolution
 from e2compile.targets.vta.analysis.timing import LATENCIES
@@ -209,16 +210,28 @@ def read(folder: Path) -> Report:
 
 def array(made: Report) -> Array:
     """What a step, with everything executed, takes of the array."""
-    cycles, done, left = Counter[str](), Counter[str](), Counter[str]()
+    costs, done, left = dict[str, Cost](), Counter[str](), Counter[str]()
     for row in made.rows:
         calls = row.calls.get("step", 0)
-        cycles[row.phase] += calls * row.each.cost.cycles
+        costs[row.phase] = costs.get(row.phase, Cost()) + row.each.cost * calls
         done[row.phase] += calls * row.each.macs
     for other in made.host:
         left[other.phase] += other.calls.get("step", 0) * other.macs
     shares = {phase: macs / (macs + left[phase]) for phase, macs in done.items() if macs}
     source = f"the cycle model of the streams; a read's latency: {made.latency_source}"
-    return Array(made.board, made.clock_hz, dict(cycles), shares, source)
+    cycles = {phase: cost.cycles for phase, cost in costs.items()}
+    moved = {phase: _moved(cost) for phase, cost in costs.items()}
+    return Array(made.board, made.clock_hz, cycles, moved, shares, source)
+
+
+def _moved(cost: Cost) -> Amounts:
+    """Bytes by memory, as work is counted."""
+    return {
+        "read.dram": cost.loaded_bytes,
+        "write.dram": cost.out_bytes,
+        "read.sram": cost.sram_read_bytes,
+        "write.sram": cost.sram_written_bytes,
+    }
 
 
 def _figures(content: dict[str, Any]) -> Figures:

@@ -10,6 +10,7 @@ import pytest
 import e2compile
 from e2compile.errors import UsageError
 from e2compile.lower.workload import Convolution
+from e2compile.report.content import content
 from e2compile.targets.vta.analysis.timing import ALU, GEMM, IDLE
 from e2compile.targets.vta.isa.config import named
 from e2compile.targets.vta.isa.instructions import Alu, AluOp, Finish, Gemm, Memory, Tokens, Transfer, Uop
@@ -51,6 +52,10 @@ def test_the_cost_of_a_stream_counted_by_hand() -> None:
     moved = {"inp": 160, "wgt": 512, "acc": 0, "out": 64, "uop": 12, "instruction": 112}
     assert {name: getattr(found, f"{name}_bytes") for name in moved} == moved
     assert found.moved_bytes == sum(moved.values())
+    # 20 products of a micro-op, an input, weights and sums, 4 shifts of a micro-op and sums, and the store
+    assert found.sram_read_bytes == 20 * (4 + 16 + 256 + 64) + 4 * (4 + 64) + 64
+    # what was loaded, and 24 times sums with their low bytes
+    assert found.sram_written_bytes == 12 + 160 + 512 + 24 * (64 + 16)
 
 
 def test_costs_add_up() -> None:
@@ -97,6 +102,13 @@ def test_a_step_takes_what_the_report_says(report: Report, fpga_program: Path) -
         assert program.driver.groups_run[numbers[row.name]] == row.calls["step"] * row.groups
     assert total.cost.cycles == sum(row.each.cost.cycles * row.calls["step"] for row in report.rows)
     assert 0 < total.utilisation < total.of_bound < 1
+
+
+def test_the_page_prices_what_the_array_takes(fpga_program: Path) -> None:
+    found = content(fpga_program)
+    each = found["device"]["each"]["e2.integer_convolution"]
+    assert set(each) == {"time.device", "read.dram", "write.dram", "read.sram", "write.sram"}
+    assert set(each) <= set(found["prices"]["figures"])
 
 
 def test_what_stays_on_the_host_is_listed(report: Report) -> None:
