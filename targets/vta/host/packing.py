@@ -83,7 +83,7 @@ def weights(plan: Gather, config: Config, weight: Any, wgt: Any) -> None:
     """[bundle], and of each part [output block][input block][tap][output lane][input lane]; zero between
     groups and in lanes beyond."""
     conv, block, bundles, start = plan.conv, config.block, plan.bundles, 0
-    size = sum(prod(part.work.wgt_shape) for part in plan.parts) * config.wgt_bytes
+    size = plan.wgt_blocks // bundles.count * config.wgt_bytes
     inputs, outputs = conv.in_channels // conv.groups, conv.out_channels // conv.groups
     depth = inputs * prod(plan.patch.folds)
     is_whole = bundles.groups == 1 and depth % block == 0 and outputs % block == 0
