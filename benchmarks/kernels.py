@@ -1,177 +1,193 @@
-"""Times the CPU contraction kernels against torch (oneDNN, channels last) in the same process.
+"""Times every distinct kernel of a training step against what the machine can do, and against oneDNN.
 
-    TVM_NUM_THREADS=2 python benchmarks/kernels.py [--json FILE] [--only TEXT] [--rounds N]
+    python benchmarks/kernels.py [--model resnet20 ...] [--batch 128] [--rounds 7] [--json FILE]
 
-Rounds of the two alternate, so that a disturbance from outside hits both; the figures are medians. The int8
-rows (uint8 x, int8 weights and gradients, int32 results) take torch's fp32 kernel, and ours, to compare with.
+Kernels are timed where they run, in steps of the program, plain and with SignPredict: so what they read is in
+the cache, or is not, as it is in training. A contraction's rate is that of a direct one's operations, its
+share that of the roof for its type: above 1 where Winograd's transforms save operations. Other kernels are
+held to the bytes of their arguments, as a share of the rate of a copy through memory: above 1 where the last-
+level cache holds them. `oneDNN` is PyTorch's time for the same contraction in float32, channels last, over
+ours. Times are medians over steps, for a kernel that is called several times the mean of its calls.
 """
 
 import argparse
-import ctypes
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+import machine
+import nets
+import roof
 import torch
-import tvm
 
+import e2compile
+from e2compile.compiler import entry_points
+from e2compile.lower.flat import fused
+from e2compile.lower.layout import state_orders
+from e2compile.lower.module import Lowering
 from e2compile.lower.workload import Convolution
-from e2compile.targets.llvm.build import tvm_target
-from e2compile.targets.llvm.gather import forward, input_gradient
-from e2compile.targets.llvm.integer_gather import integer_convolution, integer_input_gradient
-from e2compile.targets.llvm.integer_gradient import integer_weight_gradient
-from e2compile.targets.llvm.machine import host
-from e2compile.targets.llvm.weight_gradient import weight_gradient
+from e2compile.passes import SignPredict
+from e2compile.pipeline import Pass
+from e2compile.runtime.engine import cores
+from e2compile.runtime.program import Program
+from e2compile.targets.llvm import CPU
 
-_INTEGER = "int8 "
-_PASSES = {
-    "fwd": forward,
-    "dgrad": input_gradient,
-    "wgrad": weight_gradient,
-    "int8 fwd": integer_convolution,
-    "int8 dgrad": integer_input_gradient,
-    "int8 wgrad": integer_weight_gradient,
-}
-_ROUND_SECONDS = 0.03
-# Both runtimes' idle threads spin for a while, on the cores that the other one then needs.
+MODELS = ("resnet20", "resnet74", "mobilenet_v2", "vgg16_bn")
+PASSES: dict[str, tuple[Pass, ...]] = {"fp32": (), "psg": (SignPredict(),)}
+_INTEGER = "integer_"
+_WARM_UP = 2
+# oneDNN's idle threads spin for a while, on the cores that TVM's then need.
 _PARK_SECONDS = 0.02
-
-
-def _same(batch: int, size: int, channels: int) -> Convolution:
-    return Convolution(batch, size, size, channels, channels, (3, 3), (1, 1), (1, 1))
-
-
-def _halved(batch: int, size: int, inner: int, outer: int) -> Convolution:
-    return Convolution(batch, size, size, inner, outer, (3, 3), (2, 2), (1, 1))
-
-
-def _depthwise(batch: int, size: int, channels: int, stride: int) -> Convolution:
-    return Convolution(
-        batch, size, size, channels, channels, (3, 3), (stride, stride), (1, 1), groups=channels
-    )
-
-
-WORKLOADS = {
-    "resnet20 stem 3->16 32x32": Convolution(128, 32, 32, 3, 16, (3, 3), (1, 1), (1, 1)),
-    "resnet20 16->16 32x32": _same(128, 32, 16),
-    "resnet20 16->32 s2": _halved(128, 32, 16, 32),
-    "resnet20 16->32 s2 1x1": Convolution(128, 32, 32, 16, 32, (1, 1), (2, 2)),
-    "resnet20 32->32 16x16": _same(128, 16, 32),
-    "resnet20 32->64 s2": _halved(128, 16, 32, 64),
-    "resnet20 32->64 s2 1x1": Convolution(128, 16, 16, 32, 64, (1, 1), (2, 2)),
-    "resnet20 64->64 8x8": _same(128, 8, 64),
-    "resnet20 linear 64->10": Convolution(128, 1, 1, 64, 10),
-    "vgg16 64->64 32x32": _same(128, 32, 64),
-    "vgg16 512->512 4x4": _same(128, 4, 512),
-    "vgg16 512->512 2x2": _same(128, 2, 512),
-    "mobilenetv2 1x1 24->144 16x16": Convolution(128, 16, 16, 24, 144),
-    "mobilenetv2 1x1 144->24 16x16": Convolution(128, 16, 16, 144, 24),
-    "mobilenetv2 1x1 96->576 4x4": Convolution(128, 4, 4, 96, 576),
-    "mobilenetv2 dw 144 16x16": _depthwise(128, 16, 144, 1),
-    "mobilenetv2 dw 144 16x16 s2": _depthwise(128, 16, 144, 2),
-    "mobilenetv2 dw 576 4x4": _depthwise(128, 4, 576, 1),
-    "resnet18 stem 7x7 s2": Convolution(8, 224, 224, 3, 64, (7, 7), (2, 2), (3, 3)),
-}
+_TORCH_RUNS = 7
 
 
 @dataclass(frozen=True)
 class Row:
-    """One kernel: times in milliseconds, rate in GFLOP/s (Gop/s), `ratio` how many times faster than torch.
+    """One kernel of a program. `rate` is in 1e9 operations or bytes a second, `ratio` is to oneDNN."""
 
-    `fp32_ratio` says how many times faster it is than our fp32 kernel.
-    """
-
-    workload: str
+    model: str
+    variant: str
     kernel: str
-    compile_seconds: float
-    ms: float
-    torch_ms: float
-    gflops: float
-    ratio: float
-    fp32_ratio: float
+    what: str
+    calls: int
+    seconds: float
+    rate: float
+    share_of_roof: float
+    ratio: float | None = None
 
-
-def _torch_call(conv: Convolution, kernel: str, x: torch.Tensor, w: torch.Tensor, dy: torch.Tensor):  # type: ignore[no-untyped-def]
-    last = torch.channels_last
-    x, dy = x.permute(0, 3, 1, 2), dy.permute(0, 3, 1, 2)
-    w = w.permute(3, 2, 0, 1).contiguous(memory_format=last)
-    if kernel == "fwd":
-        return lambda: torch.nn.functional.conv2d(
-            x, w, None, conv.stride, conv.padding, conv.dilation, conv.groups
+    def text(self) -> str:
+        unit = "GB/s" if self.ratio is None else "Gop/s"
+        beside = "" if self.ratio is None else f" {self.ratio:5.2f}x of oneDNN"
+        return (
+            f"{self.model:12s} {self.variant:5s} {self.calls:3d} of {1e3 * self.seconds:8.3f} ms"
+            f" {self.rate:7.1f} {unit:5s} {self.share_of_roof:6.1%}{beside:16s} {self.what or self.kernel}"
         )
-    mask = [kernel == "dgrad", kernel == "wgrad", False]
-    return lambda: torch.ops.aten.convolution_backward(
-        dy, x, w, None, conv.stride, conv.padding, conv.dilation, False, [0, 0], conv.groups, mask
-    )
 
 
-def _tvm_call(conv: Convolution, kernel: str, x: torch.Tensor, w: torch.Tensor, dy: torch.Tensor):  # type: ignore[no-untyped-def]
-    is_integer = kernel.startswith(_INTEGER)
-    if is_integer:
-        x, w, dy = (50 * x).to(torch.uint8), (50 * w).to(torch.int8), (50 * dy).to(torch.int8)
-    inputs, shape = {"fwd": ((x, w), conv.y_shape), "dgrad": ((dy, w), conv.x_shape),
-                     "wgrad": ((x, dy), conv.weight_shape)}[kernel.removeprefix(_INTEGER)]  # fmt: skip
-    out = torch.empty(shape, dtype=torch.int32 if is_integer else torch.float32)
-    begun = time.perf_counter()
-    built = tvm.compile(_PASSES[kernel](conv, host(), name="main"), tvm_target())["main"]
-    seconds = time.perf_counter() - begun
-    arguments = [tvm.runtime.from_dlpack(tensor) for tensor in (*inputs, out)]
-    return lambda: built(*arguments), seconds
+def compiled(name: str, size: int, passes: tuple[Pass, ...]) -> tuple[Program, dict[str, Any]]:
+    """The program, and by its name the workload of each kernel that has one, with its method."""
+    graph = e2compile.capture(nets.net(name), nets.batch(size)).apply(*passes)
+    lowering = Lowering(CPU.kernels)
+    fusion = fused(entry_points(graph.step).step)
+    lowering.function("step", fusion, state_orders(fusion.step))
+    workloads = {
+        str(variable.name_hint): key[:2]
+        for key, variable in lowering.generated.items()
+        if isinstance(key, tuple) and isinstance(key[0], str)
+    }
+    return e2compile.compile(graph, verify=False), workloads
 
 
-def _seconds(call: Callable[[], object], repeat: int) -> float:
+def timed(program: Program, size: int, rounds: int) -> dict[str, tuple[int, float, int]]:
+    """Of each kernel its calls in a step, the median seconds of a call, and the bytes of its arguments."""
+    arrays = tuple(t.numpy() for t in nets.batch(size))
+    spans: dict[str, list[float]] = defaultdict(list)
+    calls: dict[str, int] = {}
+    moved: dict[str, int] = {}
+    found: dict[str, float] = {}
+    began = 0.0
+
+    def note(_: Any, name: str, before: bool, __: Any, *arguments: Any) -> None:
+        nonlocal began
+        if before:
+            began = time.perf_counter()
+            return
+        found[name] = found.get(name, 0.0) + time.perf_counter() - began
+        calls[name] = calls.get(name, 0) + 1
+        moved[name] = sum(prod(a.shape) * a.dtype.itemsize for a in arguments if hasattr(a, "shape"))
+
+    program.library.machine.set_instrument(note)
+    for number in range(_WARM_UP + rounds):
+        found.clear()
+        calls.clear()
+        program.execute(arrays)
+        if number >= _WARM_UP:
+            for name, seconds in found.items():
+                spans[name].append(seconds / calls[name])
+    program.library.machine.set_instrument(lambda *_: None)
+    return {n: (calls[n], median(s), moved[n]) for n, s in spans.items() if not n.startswith("vm.")}
+
+
+def onednn(method: str, conv: Convolution) -> float:
+    """The median seconds of PyTorch's float32 kernel for a contraction."""
+    last = torch.channels_last
+    x, dy = (torch.randn(shape).permute(0, 3, 1, 2) for shape in (conv.x_shape, conv.y_shape))
+    weight = torch.randn(conv.weight_shape).permute(3, 2, 0, 1).contiguous(memory_format=last)
+    how = (conv.stride, conv.padding, conv.dilation)
+    kind = method.removeprefix(_INTEGER)
+    mask = [kind == "input_gradient", kind == "weight_gradient", False]
+
+    def forward() -> object:
+        return torch.nn.functional.conv2d(x, weight, None, *how, conv.groups)
+
+    def backward() -> object:
+        rest = (False, [0, 0], conv.groups, mask)
+        return torch.ops.aten.convolution_backward(dy, x, weight, None, *how, *rest)
+
+    return _seconds(forward if kind == "convolution" else backward)
+
+
+def _seconds(call: Callable[[], object]) -> float:
     time.sleep(_PARK_SECONDS)
     call()
-    begun = time.perf_counter()
-    for _ in range(repeat):
+    times = []
+    for _ in range(_TORCH_RUNS):
+        began = time.perf_counter()
         call()
-    return (time.perf_counter() - begun) / repeat
+        times.append(time.perf_counter() - began)
+    return median(times)
 
 
-def _measure(name: str, conv: Convolution, kernel: str, rounds: int) -> Row:
-    x, w, dy = (torch.randn(shape) for shape in (conv.x_shape, conv.weight_shape, conv.y_shape))
-    ours, compile_seconds = _tvm_call(conv, kernel, x, w, dy)
-    floating = kernel.removeprefix(_INTEGER)
-    theirs = _torch_call(conv, floating, x, w, dy)
-    fp32 = ours if floating == kernel else _tvm_call(conv, floating, x, w, dy)[0]
-    calls = (ours, theirs, fp32)
-    repeat = max(1, int(_ROUND_SECONDS / min(_seconds(call, 3) for call in calls)))
-    times = [[_seconds(call, repeat) for call in calls] for _ in range(rounds)]
-    mine, reference, base = (median(column) for column in zip(*times, strict=True))
-    gflops = 2e-9 * conv.macs / mine
-    ratios = reference / mine, 1.0 if fp32 is ours else base / mine
-    return Row(name, kernel, compile_seconds, 1e3 * mine, 1e3 * reference, gflops, *ratios)
+def rows(name: str, variant: str, size: int, rounds: int, limits: roof.Roof) -> list[Row]:
+    program, workloads = compiled(name, size, PASSES[variant])
+    result = []
+    for kernel, (calls, seconds, moved) in timed(program, size, rounds).items():
+        method, workload = workloads.get(kernel, ("", None))
+        if isinstance(workload, Convolution):
+            limit = limits.integer_rate if method.startswith(_INTEGER) else limits.float_rate
+            rate = 2e-9 * workload.macs / seconds
+            ratio = onednn(method, workload) / seconds
+            what = _described(method, workload)
+            result.append(Row(name, variant, kernel, what, calls, seconds, rate, rate / limit, ratio))
+        else:
+            rate = 1e-9 * moved / seconds
+            result.append(Row(name, variant, kernel, method, calls, seconds, rate, rate / limits.copy_rate))
+    return sorted(result, key=lambda row: -row.calls * row.seconds)
 
 
-def _keep_memory() -> None:
-    """Makes malloc reuse large blocks, so that torch's fresh outputs are not timed as page faults."""
-    libc = ctypes.CDLL(None)
-    for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-        libc.mallopt(option, 1 << 30)
+def _described(method: str, conv: Convolution) -> str:
+    kind = "depthwise " if conv.is_depthwise else ""
+    size = f"{conv.height}x{conv.width} {conv.in_channels}->{conv.out_channels}"
+    return f"{kind}{method} {size} k{conv.kernel[0]} s{conv.stride[0]}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=sorted(nets.NETS), action="append")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--rounds", type=int, default=11)
     options = parser.parse_args()
-    _keep_memory()
-    torch.set_num_threads(host().threads)
-    print(f"{'workload':32} {'kernel':10} compile s       ms  torch ms  GFLOP/s  ratio  to fp32")
-    rows = []
-    for name, conv in WORKLOADS.items():
-        for kernel in _PASSES:
-            if options.only in f"{name} {kernel}":
-                row = _measure(name, conv, kernel, options.rounds)
-                rows.append(row)
-                print(f"{name:32} {kernel:10} {row.compile_seconds:9.2f} {row.ms:8.3f} {row.torch_ms:9.3f} "
-                      f"{row.gflops:8.1f} {row.ratio:6.2f} {row.fp32_ratio:8.2f}", flush=True)  # fmt: skip
+    torch.set_num_threads(cores())
+    limits = roof.measured()
+    print(limits.text())
+    found: list[Row] = []
+    for name in options.model or MODELS:
+        for variant in PASSES:
+            for row in rows(name, variant, options.batch, options.rounds, limits):
+                found.append(row)
+                print(row.text(), flush=True)
     if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        content = {"machine": machine.describe(), "roof": asdict(limits), "rows": [asdict(r) for r in found]}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def main() -> None:
     for bits in options.bits:
         path = place(bits, options.seed)
         if not path.is_file():
-            variant = study.Variant((SignPredict(), OutputWidth(bits)))
+            variant = study.Variant((SignPredict(fallback="layer"), OutputWidth(bits)))
             row = study.run(variant, options.seed, options.epochs, options.data)
             content = {
                 "bits": bits,

@@ -64,11 +64,12 @@ VARIANTS = {
     "psg hardware layer": Variant((SignPredict(fallback="layer"),)),
     "psg hardware never": Variant((SignPredict(fallback="never"),)),
     "psg hardware element": Variant((SignPredict(fallback="element"),)),
-    "psg hardware max": Variant((SignPredict(scale="max"),)),
+    "psg hardware 8 bits": Variant((SignPredict(gradient_bits=8),)),
+    "psg hardware max": Variant((SignPredict(scale="max", fallback="layer"),)),
     "psg hardware averaged": Variant((SignPredict(fallback="layer"),), swa_start=0.8),
     "psg paper": Variant((SignPredict(preset="paper"),)),
-    "all": Variant((BatchDrop(), gated(0.4), SignPredict())),
-    "all at 4/3": Variant((BatchDrop(), gated(0.4), SignPredict()), 4 / 3),
+    "all": Variant((BatchDrop(), gated(0.4), SignPredict(fallback="layer"))),
+    "all at 4/3": Variant((BatchDrop(), gated(0.4), SignPredict(fallback="layer")), 4 / 3),
 }
 
 

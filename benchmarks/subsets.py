@@ -43,7 +43,7 @@ NETS = ("functional_net", "resnet20", "preact_resnet20", "mobilenet_v2")
 PASSES: dict[str, Pass] = {
     "smd": BatchDrop(),
     "slu": LayerGate(first=True),
-    "psg": SignPredict(unsure_limit=0.2),
+    "psg": SignPredict(fallback="layer", unsure_limit=0.2),
 }
 SUBSETS = [names for count in (1, 2, 3) for names in combinations(PASSES, count)]
 FORCED = ("none", "one", "mixed", "all")

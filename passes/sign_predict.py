@@ -19,7 +19,7 @@ PRESETS = {
         predictor_activation_bits=8,
         predictor_gradient_bits=8,
         beta=0.05,
-        fallback="layer",
+        fallback="never",
         unsure_limit=0.5,
     ),
     "paper": SignSettings(

@@ -10,10 +10,10 @@ from torch import fx
 from e2compile.errors import CompileError
 from e2compile.graph import StepGraph
 from e2compile.lower.arena import arena
-from e2compile.lower.fuse import holder, producer
+from e2compile.lower.fuse import Fusion, holder, producer
 from e2compile.lower.inline import origin
 from e2compile.lower.kinds import Work, is_constant, work
-from e2compile.lower.layout import Order
+from e2compile.lower.layout import state_orders
 from e2compile.lower.liveness import Block, blocks, result_of
 from e2compile.lower.recompute import LEAST_BYTES, copied
 from e2compile.lower.schedule import Schedule, read, schedule
@@ -38,7 +38,7 @@ class _Again:
     seconds: float
 
 
-def fitted(step: StepGraph, states: dict[str, Order], budget_bytes: int) -> StepGraph:
+def fitted(step: StepGraph, budget_bytes: int) -> StepGraph:
     """The graph with calls of the forward pass run again in the backward pass, so that a step fits a budget.
 
     A step holds its state and batch besides its temporaries. Run again are first those calls that free most
@@ -49,7 +49,7 @@ def fitted(step: StepGraph, states: dict[str, Order], budget_bytes: int) -> Step
     needed: list[int] = []
     # what is just enough at one peak can stand in the way at the next: then all that can be given up is
     for most in (False, True):
-        found = _search(step, states, budget_bytes - given, most, needed)
+        found = _search(step, budget_bytes - given, most, needed)
         if found is not None:
             return found
     raise CompileError(
@@ -58,13 +58,12 @@ def fitted(step: StepGraph, states: dict[str, Order], budget_bytes: int) -> Step
     )
 
 
-def _search(
-    step: StepGraph, states: dict[str, Order], budget_bytes: int, most: bool, needed: list[int]
-) -> StepGraph | None:
+def _search(step: StepGraph, budget_bytes: int, most: bool, needed: list[int]) -> StepGraph | None:
     """A graph whose temporaries fit, or None; `needed` gains what each graph on the way needs."""
     graph, given_up = copied(step), set[fx.Node]()
+    states = state_orders(step)
     while True:
-        plan = schedule(graph, states)
+        plan = schedule(Fusion(graph), states)
         found = blocks(plan)
         needed.append(arena(found).bytes)
         if needed[-1] <= budget_bytes:

@@ -10,24 +10,20 @@ from tvm.relax.op import memory
 from tvm.tirx import PrimFunc
 
 from e2compile.errors import CompileError
-from e2compile.graph import StepGraph, where
+from e2compile.graph import where
 from e2compile.lower.arena import Arena, arena
 from e2compile.lower.build import LoopKernel
 from e2compile.lower.contraction import Call
-from e2compile.lower.fit import fitted
-from e2compile.lower.fuse import holder
-from e2compile.lower.inline import Live, inlined
-from e2compile.lower.kinds import check
+from e2compile.lower.fuse import Fusion, holder
+from e2compile.lower.inline import Live
 from e2compile.lower.layout import Order, natural, physical
 from e2compile.lower.liveness import blocks
-from e2compile.lower.recompute import recomputed
 from e2compile.lower.scalar import dtype_text
 from e2compile.lower.schedule import (
     Copy,
     Kernel,
     LiveSamples,
     Schedule,
-    moved_by_calls,
     schedule,
 )
 from e2compile.lower.views import Shape, shape_of
@@ -51,21 +47,11 @@ class Lowering:
         self.planned_bytes: dict[str, int] = {}
         self.called: dict[str, tuple[str, ...]] = {}
 
-    def function(
-        self, name: str, graph: StepGraph, states: dict[str, Order], memory_bytes: int | None = None
-    ) -> None:
+    def function(self, name: str, fusion: Fusion, states: dict[str, Order]) -> None:
         """Add a function. Its arguments are the graph's inputs, state in its own memory order; it returns
-        the outputs that are not state, row-major. State is updated in place. With `memory_bytes` it holds
-        no more than that, its arguments included.
-
-        Raises CompileError for operators without a lowering, and for a budget that it cannot fit.
+        the outputs that are not state, row-major. State is updated in place.
         """
-        graph = inlined(moved_by_calls(graph))
-        check(graph.graph)
-        graph = recomputed(graph)
-        if memory_bytes is not None:
-            graph = fitted(graph, states, memory_bytes)
-        self.schedules[name] = schedule(graph, states)
+        self.schedules[name] = schedule(fusion, states)
         temporaries = arena(blocks(self.schedules[name]))
         self.planned_bytes[name] = temporaries.bytes
         _Emitter(self, self.schedules[name], temporaries).emit(name)
@@ -226,7 +212,8 @@ class _Emitter:
     def _list(self, kernel: LiveSamples) -> None:
         """The index list and its length; one that a predicate narrows keeps its list."""
         outer = self.live.get(kernel.live[:-1])
-        given = [self.vars[holder(kernel.live[-1])]]
+        mask = kernel.live[-1]
+        given = [self._shaped(self.vars[holder(mask)], shape_of(mask))]
         count = self._new((1,), "int32", 1)
         if outer is None:
             index = self._new((kernel.samples,), "int32", 0)

@@ -38,3 +38,19 @@ def groups(channels: int, lanes: int, size: int) -> list[Group]:
         result.append(Group(start, shape, len(list(same))))
         start += result[-1].step * result[-1].repeat
     return result
+
+
+@dataclass(frozen=True)
+class Cut:
+    """`repeat` pieces of `size` channels, the first beginning at channel `start`."""
+
+    start: int
+    size: int
+    repeat: int
+
+
+def cuts(channels: int, most: int) -> list[Cut]:
+    """Channels in pieces of at most `most`, and what is left."""
+    whole, rest = divmod(channels, most)
+    pieces = [Cut(0, most, whole), Cut(channels - rest, rest, 1)]
+    return [piece for piece in pieces if piece.size and piece.repeat]

@@ -13,6 +13,8 @@ from tvm.script.ir_builder import IRBuilder
 from e2compile.lower.workload import Convolution, Pool
 
 _SLACK = 4
+# LLVM's words for a line of data that is wanted in the first-level cache.
+_NEAREST, _DATA = 3, 1
 
 
 @contextmanager
@@ -118,6 +120,13 @@ def keep(register: Any, value: Any, width: int) -> None:
 
 def store(buffer: Any, index: Any, value: Any, width: int) -> None:
     T.buffer_store(buffer, value, [at(index, width)])
+
+
+def prefetch(buffer: Any, index: Any, to_write: bool = False) -> None:
+    """Asks for the cache line of an element; one beyond the buffer's end does no harm."""
+    address = T.address_of(buffer[index])
+    arguments = (T.int32(int(to_write)), T.int32(_NEAREST), T.int32(_DATA))
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", address, *arguments))
 
 
 def multiply_add(register: Any, left: Any, right: Any, width: int) -> None:

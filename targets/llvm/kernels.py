@@ -6,7 +6,17 @@ from tvm.tirx import PrimFunc
 
 from e2compile.lower.loop import Loop
 from e2compile.lower.workload import Convolution, Pool
-from e2compile.targets.llvm import gather, gating, integer_gather, integer_gradient, pools, weight_gradient
+from e2compile.targets.llvm import (
+    gather,
+    gating,
+    integer_gather,
+    integer_gradient,
+    pools,
+    weight_gradient,
+    winograd,
+    winograd_gather,
+    winograd_gradient,
+)
 from e2compile.targets.llvm.loops import elementwise
 from e2compile.targets.llvm.machine import Machine
 from e2compile.targets.llvm.reductions import reduction
@@ -25,13 +35,16 @@ class LlvmKernels:
         return gating.live_samples(samples, source)
 
     def convolution(self, conv: Convolution, bias: bool, gated: bool = False) -> PrimFunc:
-        return gather.forward(conv, self.machine, bias, gated)
+        kernels = winograd_gather if winograd.serves(conv) else gather
+        return kernels.forward(conv, self.machine, bias, gated)
 
     def input_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:
-        return gather.input_gradient(conv, self.machine, gated)
+        kernels = winograd_gather if winograd.serves(conv) else gather
+        return kernels.input_gradient(conv, self.machine, gated)
 
     def weight_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:
-        return weight_gradient.weight_gradient(conv, self.machine, gated)
+        kernels = winograd_gradient if winograd.serves_weights(conv) else weight_gradient
+        return kernels.weight_gradient(conv, self.machine, gated)
 
     def integer_convolution(self, conv: Convolution, signed: bool, gated: bool = False) -> PrimFunc:
         return integer_gather.integer_convolution(conv, self.machine, signed, gated)

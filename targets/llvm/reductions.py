@@ -22,6 +22,8 @@ from e2compile.targets.llvm.machine import Machine
 
 _PARTS = 32
 _BLOCK = 64
+# Fewer neighbours than this are summed one by one.
+_LEAST_LANES = 4
 
 
 @dataclass(frozen=True)
@@ -78,56 +80,72 @@ def reduction(loop: Loop, machine: Machine) -> PrimFunc:
 class _Reduction:
     def __init__(self, loop: Loop, views: list[Any], live: Rows, machine: Machine) -> None:
         self.loop, self.views, self.live, self.body = loop, views, live, Body(loop, views)
-        axes = self.body.axes
-        self.inner = axes[-1] if not axes[-1].reduced else Axis((), 1, False)
+        *_, last = axes = self.body.axes
+        self.is_argmax = any(r.kind == "argmax" for r in loop.reduces)
+        self.inner = Axis((), 1, False) if last.reduced else last
         self.width = lanes(self.inner.extent, machine)
         if self.inner.extent % self.width:
             self.width = math.gcd(self.inner.extent, machine.lanes)
-        self.kept = [a for a in axes if not a.reduced and a is not axes[-1]]
+        # The axis whose neighbours are summed in lanes of their own, and those last.
+        shared = math.gcd(last.extent, machine.lanes)
+        is_across = last.reduced and shared >= _LEAST_LANES and not self.is_argmax and self._has_lanes
+        self.across = last if is_across else None
+        if is_across:
+            self.width = shared
+        vectors = max(self.inner.extent // self.width, 1)
+        most = 1 if self.is_argmax else max(1, machine.registers * 5 // 8 // len(self._specs()))
+        # Vectors summed together, so that memory is read in its order, and groups of as many.
+        self.together = max(n for n in range(1, most + 1) if vectors % n == 0)
+        self.blocks = vectors // self.together
+        self.kept = [a for a in axes if not a.reduced and a is not last]
         self.reduced = [a for a in axes if a.reduced]
         self.rows = math.prod(live.extent(a) for a in self.kept)
         self.most_rows = math.prod(a.extent for a in self.kept)
         large = math.prod(loop.shape) >= PARALLEL_ELEMENTS
-        split = large and self.most_rows < 4 * _PARTS and not any(r.kind == "argmax" for r in loop.reduces)
-        self.parts = min(_PARTS, self.reduced[0].extent) if split else 1
+        split = large and self.most_rows < 4 * _PARTS and not self.is_argmax
+        first = self.reduced[0]
+        self.parts = min(_PARTS, first.extent // self._step(first)) if split else 1
         self.loop_kind = T.parallel if large else T.serial
-        self.blocks = self.inner.extent // self.width
 
     def emit(self) -> None:
-        if any(r.kind == "argmax" for r in self.loop.reduces):
+        if self.is_argmax:
             self._argmax()
         elif self.parts == 1:
             with self.loop_kind(0, self.rows * self.blocks) as task:
                 row, block = unflatten(task, [self.rows, self.blocks])
-                self._finish(row, block, self._sums(row, block, 0))
+                for vector, totals in zip(self._vectors(block), self._sums(row, block, 0), strict=True):
+                    self._finish(row, vector, totals)
         else:
             self._in_parts()
 
     def _in_parts(self) -> None:
         """Each part's sums to a scratch tensor, then their sum in order."""
         specs = self._specs()
-        scratch = [
-            T.alloc_buffer((self.parts * self.most_rows * self.inner.extent,), spec.dtype, scope="global")
-            for _, spec in specs
-        ]
+        vectors = self.blocks * self.together
+        size = self.parts * self.most_rows * vectors * self.width
+        scratch = [T.alloc_buffer((size,), spec.dtype, scope="global") for _, spec in specs]
 
-        def place(part: Any, row: Any, block: Any) -> Any:
-            return ((part * self.rows + row) * self.blocks + block) * self.width
+        def place(part: Any, row: Any, vector: Any) -> Any:
+            return ((part * self.rows + row) * vectors + vector) * self.width
 
         with T.parallel(0, self.parts * self.rows * self.blocks) as task:
             part, row, block = unflatten(task, [self.parts, self.rows, self.blocks])
-            sums = self._sums(row, block, part)
-            for buffer, total in zip(scratch, sums, strict=True):
-                start = place(part, row, block)
-                vectorized(self.width, _storing(buffer, total, start))
-        with T.serial(0, self.rows * self.blocks) as task:
-            row, block = unflatten(task, [self.rows, self.blocks])
+            for vector, sums in zip(self._vectors(block), self._sums(row, block, part), strict=True):
+                start = place(part, row, vector)
+                for buffer, total in zip(scratch, sums, strict=True):
+                    vectorized(self.width, _storing(buffer, total, start))
+        with T.serial(0, self.rows * vectors) as task:
+            row, vector = unflatten(task, [self.rows, vectors])
             totals = self._start(specs)
             with T.serial(0, self.parts) as part:
                 for total, buffer, (_, spec) in zip(totals, scratch, specs, strict=True):
-                    start = place(part, row, block)
+                    start = place(part, row, vector)
                     _merge(total, spec, _loading(buffer, start), self.width)
-            self._finish(row, block, totals)
+            self._finish(row, vector, totals)
+
+    def _vectors(self, block: Any) -> list[Any]:
+        """The vectors that are summed together."""
+        return [block * self.together + i for i in range(self.together)]
 
     def _specs(self) -> list[tuple[Reduce, _Accumulator]]:
         return [
@@ -140,54 +158,75 @@ class _Reduction:
             vectorized(self.width, _filling(total, spec.start))
         return totals
 
-    def _sums(self, row: Any, block: Any, part: Any) -> list[Any]:
-        """The sums of one part of a row, in blocks."""
+    @property
+    def _has_lanes(self) -> bool:
+        """Not where running values are booleans: LLVM has their vectors in two types, which TVM mixes."""
+        return all(spec.dtype != "bool" for _, spec in self._specs())
+
+    def _step(self, axis: Axis) -> int:
+        """Elements of a reduced axis that are visited together."""
+        return self.width if axis is self.across else 1
+
+    def _visits(self, axis: Axis) -> Any:
+        return self.live.extent(axis) if axis is not self.across else axis.extent // self.width
+
+    def _sums(self, row: Any, block: Any, part: Any) -> list[list[Any]]:
+        """The sums of one part of a row, for each vector of a block."""
         specs = self._specs()
-        totals = self._start(specs)
+        totals = [self._start(specs) for _ in range(self.together)]
         first, *rest = self.reduced
-        extent = self.live.extent(first)
+        extent = self._visits(first)
         size = (extent + (self.parts - 1)) // self.parts
-        step = _BLOCK if not rest else 1
+        step = max(1, _BLOCK // math.prod(axis.extent // self._step(axis) for axis in rest))
         count = T.min(size, extent - part * size)
         with T.serial(0, (count + (step - 1)) // step) as group:
-            partial = self._start(specs)
+            partial = [self._start(specs) for _ in range(self.together)]
             with T.serial(0, T.min(step, count - group * step)) as i:
                 place = self.live.place(first, part * size + group * step + i)
                 self._inner(rest, [place], row, block, partial)
-            for total, value, (_, spec) in zip(totals, partial, specs, strict=True):
-                _merge(total, spec, value.__getitem__, self.width)
+            for vector, values in zip(totals, partial, strict=True):
+                for total, value, (_, spec) in zip(vector, values, specs, strict=True):
+                    _merge(total, spec, value.__getitem__, self.width)
         return totals
 
     def _inner(
-        self, rest: Sequence[Axis], outer: list[Any], row: Any, block: Any, partial: list[Any]
+        self, rest: Sequence[Axis], outer: list[Any], row: Any, block: Any, partial: list[list[Any]]
     ) -> None:
         if rest:
-            with T.serial(0, self.live.extent(rest[0])) as i:
+            with T.serial(0, self._visits(rest[0])) as i:
                 self._inner(rest[1:], [*outer, self.live.place(rest[0], i)], row, block, partial)
             return
+        for vector, sums in zip(self._vectors(block), partial, strict=True):
+            vectorized(self.width, self._adding(outer, row, vector, sums))
+
+    def _adding(self, outer: list[Any], row: Any, vector: Any, sums: list[Any]) -> Callable[[Any], None]:
+        """What one lane of a vector does at a place: its stores, and its part of the sums."""
 
         def step(lane: Any) -> None:
-            values = self.body.values(point := self._point(row, outer, block, lane))
+            values = self.body.values(point := self._point(row, outer, vector, lane))
             for value, target in self.loop.stores:
                 place = self.body.address(self.loop.buffers[target], point)
                 T.buffer_store(self.views[target], values[value], [place])
             shifts = {
-                id(r): self._shift(r, row, block, lane) for r in self.loop.reduces if r.kind == "moments"
+                id(r): self._shift(r, row, vector, lane) for r in self.loop.reduces if r.kind == "moments"
             }
-            for total, (reduce, spec) in zip(partial, self._specs(), strict=True):
+            for total, (reduce, spec) in zip(sums, self._specs(), strict=True):
                 new = spec.step(total[lane], values[reduce.value], shifts.get(id(reduce)))
                 T.buffer_store(total, new, [lane])
 
-        vectorized(self.width, step)
+        return step
 
-    def _shift(self, reduce: Reduce, row: Any, block: Any, lane: Any) -> Any:
+    def _shift(self, reduce: Reduce, row: Any, vector: Any, lane: Any) -> Any:
         """The first element: sums of differences from it do not cancel as sums of squares do."""
         first = [self.live.place(axis, 0) for axis in self.reduced]
-        return self.body.values(self._point(row, first, block, lane))[reduce.value]
+        lane = lane if self.across is None else 0
+        return self.body.values(self._point(row, first, vector, lane))[reduce.value]
 
-    def _point(self, row: Any, reduced: Sequence[Any], block: Any, lane: Any) -> list[Any]:
+    def _point(self, row: Any, reduced: Sequence[Any], vector: Any, lane: Any) -> list[Any]:
         places = self._kept(row) | dict(zip(map(id, self.reduced), reduced, strict=True))
-        return [places.get(id(axis), block * self.width + lane) for axis in self.body.axes]
+        if self.across is not None:
+            places[id(self.across)] = places[id(self.across)] * self.width + lane
+        return [places.get(id(axis), vector * self.width + lane) for axis in self.body.axes]
 
     def _kept(self, row: Any) -> dict[int, Any]:
         """The places of a row along the axes that are not reduced."""
@@ -197,13 +236,16 @@ class _Reduction:
             for axis, position in zip(self.kept, positions, strict=True)
         }
 
-    def _finish(self, row: Any, block: Any, totals: list[Any]) -> None:
+    def _finish(self, row: Any, vector: Any, totals: list[Any]) -> None:
         """Write each reduction's results from its totals."""
         line = self._line(row)
+        width = self.width
+        if self.across is not None:
+            totals, width = self._joined(totals), 1
 
         def write(lane: Any) -> None:
             position = 0
-            place = (line * self.blocks + block) * self.width + lane
+            place = (line * (self.blocks * self.together) + vector) * width + lane
             for reduce in self.loop.reduces:
                 if reduce.kind != "moments":
                     value = totals[position][lane]
@@ -212,10 +254,20 @@ class _Reduction:
                     position += 1
                     continue
                 sums = totals[position][lane], totals[position + 1][lane]
-                self._write_moments(reduce, *sums, place, self._shift(reduce, row, block, lane))
+                self._write_moments(reduce, *sums, place, self._shift(reduce, row, vector, lane))
                 position += 2
 
-        vectorized(self.width, write)
+        vectorized(width, write)
+
+    def _joined(self, totals: Sequence[Any]) -> list[Any]:
+        """The totals of all lanes as one, in their order."""
+        specs = self._specs()
+        joined = [T.alloc_buffer((1,), spec.dtype, scope="global") for _, spec in specs]
+        for one, total, (_, spec) in zip(joined, totals, specs, strict=True):
+            T.buffer_store(one, total[0], [0])
+            with T.serial(1, self.width) as lane:
+                T.buffer_store(one, spec.merge(one[0], total[lane]), [0])
+        return joined
 
     def _line(self, row: Any) -> Any:
         """The row of the results that a row of the loop belongs to."""

@@ -15,7 +15,8 @@ _CHAINS = 8
 # Cycles, where a multiply-add is one: weights stream from the second-level cache, sources sit in the first.
 _WEIGHT_LOAD = 1.5
 _SOURCE_LOAD = 0.5
-# Breaks ties: fewer loads, then less code.
+# Breaks ties: fewer samples, whose rows lie far apart in memory, fewer loads, less code.
+_SAMPLE = 0.01
 _LOAD_ISSUE = 0.05
 _CODE = 1e-5
 
@@ -69,7 +70,7 @@ def _priced(lattice: Lattice, room: int, shape: _Shape) -> Iterator[tuple[float,
             vectors = len(group.widths)
             cycles += group.repeat * tile.repeat * _cycles(tile, len(lattice.taps), vectors, shape)
             code += shape.samples * tile.uses * vectors
-        yield cycles / shape.samples * (1 + _CODE * code), size
+        yield cycles / shape.samples * (1 + _SAMPLE * shape.samples + _CODE * code), size
 
 
 def _cycles(tile: Tile, taps: int, vectors: int, shape: _Shape) -> float:

@@ -5,6 +5,7 @@ import random
 import torch
 
 from e2compile.lower.arena import ALIGNMENT, arena
+from e2compile.lower.flat import fused
 from e2compile.lower.liveness import Block, blocks
 from e2compile.lower.schedule import schedule
 from tests.lower.compiling import traced
@@ -52,5 +53,5 @@ def test_a_chain_needs_two_places() -> None:
     def chain(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return a.mm(b).mm(b).mm(b).mm(b)
 
-    made = blocks(schedule(traced(chain, floats(4, 4), floats(4, 4)).graph))
+    made = blocks(schedule(fused(traced(chain, floats(4, 4), floats(4, 4)).graph)))
     assert arena(made).bytes == 2 * 4 * 4 * 4

@@ -16,6 +16,8 @@ from e2compile.errors import CompileError
 from e2compile.graph import StepGraph, entry_points
 from e2compile.lower.arena import arena
 from e2compile.lower.fit import fitted
+from e2compile.lower.flat import fused
+from e2compile.lower.fuse import Fusion
 from e2compile.lower.inline import inlined
 from e2compile.lower.layout import state_orders
 from e2compile.lower.liveness import blocks
@@ -47,7 +49,7 @@ def gated() -> TrainingGraph:
 def held(step: StepGraph) -> int:
     """State, batch and temporaries."""
     given = sum(node.meta["val"].nbytes for node in step.placeholders)
-    return given + arena(blocks(schedule(step, state_orders(step)))).bytes
+    return given + arena(blocks(schedule(Fusion(step), state_orders(step)))).bytes
 
 
 def flat(graph: TrainingGraph) -> StepGraph:
@@ -60,7 +62,7 @@ def flat(graph: TrainingGraph) -> StepGraph:
 def test_a_step_fits_by_running_convolutions_again(make: Callable[[], TrainingGraph]) -> None:
     step = flat(make())
     budget = round(0.8 * held(step))
-    within = fitted(step, state_orders(step), budget)
+    within = fitted(step, budget)
     assert held(within) <= budget
     convolutions = [sum("convolution" in str(n.target) for n in s.graph.nodes) for s in (step, within)]
     assert convolutions[1] > convolutions[0]
@@ -68,15 +70,15 @@ def test_a_step_fits_by_running_convolutions_again(make: Callable[[], TrainingGr
 
 def test_what_fits_is_left_alone() -> None:
     step = flat(stack())
-    assert len(fitted(step, state_orders(step), held(step)).graph.nodes) == len(step.graph.nodes)
+    assert len(fitted(step, held(step)).graph.nodes) == len(step.graph.nodes)
 
 
 def test_a_budget_out_of_reach_says_what_is_within() -> None:
     step = flat(stack())
     with pytest.raises(CompileError, match=r"at least \d+ MB") as refused:
-        fitted(step, state_orders(step), 10**6)
+        fitted(step, 10**6)
     least = int(str(refused.value).partition("at least ")[2].split()[0])
-    assert held(fitted(step, state_orders(step), least * 10**6)) <= least * 10**6
+    assert held(fitted(step, least * 10**6)) <= least * 10**6
 
 
 def stepped(program: Program, graph: TrainingGraph) -> dict[str, NDArray[np.float32]]:
@@ -102,7 +104,7 @@ def test_a_program_within_a_budget_trains_as_the_one_without() -> None:
 def test_what_runs_again_is_counted() -> None:
     step = stack().step
     plain = total(count_nodes(step, planned=True)).totals()
-    within = total(count_nodes(step, planned=True, memory_bytes=4 * 10**6)).totals()
+    within = total(count_nodes(step, planned=True, fusions={"step": fused(step, 4 * 10**6)})).totals()
     assert within["mac.float32"] > plain["mac.float32"]
 
 

@@ -8,6 +8,7 @@ from torch import fx, nn
 
 from e2compile.compiler import compile
 from e2compile.graph import StepGraph, entry_points
+from e2compile.lower.fuse import Fusion
 from e2compile.lower.inline import inlined, origin
 from e2compile.lower.liveness import blocks
 from e2compile.lower.recompute import recomputed
@@ -26,13 +27,13 @@ def residual(*passes: Pass) -> TrainingGraph:
 
 
 def peak(step: StepGraph) -> int:
-    found = blocks(schedule(step))
+    found = blocks(schedule(Fusion(step)))
     return max(sum(b.bytes for b in found if b.first <= at <= b.last) for at in {b.first for b in found})
 
 
 def between(step: StepGraph) -> list[fx.Node]:
     """Large float buffers that the forward pass makes and the backward pass reads."""
-    plan = schedule(step)
+    plan = schedule(Fusion(step))
     phases = [next((n.meta["phase"] for n in step.graph.nodes if n is b.node), "") for b in blocks(plan)]
     numbers = [b.first for b, phase in zip(blocks(plan), phases, strict=True) if phase == "backward"]
     start = min(numbers)
