@@ -83,11 +83,27 @@ def test_small_values_are_kept() -> None:
     assert recomputed(step) is step
 
 
-@pytest.mark.parametrize(
-    "passes", [(), (LayerGate(),), (LayerGate(), SignPredict())], ids=["plain", "gates", "signs"]
-)
+def blocks_in_a_row(*passes: Pass) -> TrainingGraph:
+    """What the last block's ReLU reads depends on three convolutions."""
+    torch.manual_seed(1)
+    stem = [nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)]
+    rows = [models.BasicBlock(8, 8, 1) for _ in range(3)]
+    return capture(nn.Sequential(*stem, *rows, *head), images((SAMPLES, 1, 8, 8))).apply(*passes)
+
+
+def test_flags_are_kept_where_only_a_mask_is_read() -> None:
+    flat = inlined(entry_points(blocks_in_a_row(SignPredict()).step).step)
+    again = recomputed(flat)
+    kept = [node for node in again.graph.nodes if node.meta.get("stored")]
+    assert kept
+    assert all(node.meta["val"].dtype == torch.bool and node.meta["phase"] == "forward" for node in kept)
+    assert peak(again) < peak(flat)
+
+
+@pytest.mark.parametrize("passes", [(), (LayerGate(), SignPredict())], ids=["plain", "gates and signs"])
 def test_a_program_that_recomputes_is_the_graph(passes: tuple[Pass, ...]) -> None:
-    graph = residual(*passes)
+    graph = blocks_in_a_row(*passes)
     flat = inlined(entry_points(graph.step).step)
     assert recomputed(flat) is not flat
     program = compile(graph, cache=False)
