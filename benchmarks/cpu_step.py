@@ -1,17 +1,25 @@
-"""Time of one training step on the CPU: PyTorch eager and torch.compile, both memory formats, and e2compile.
+"""Time and memory of a training step on the CPU: PyTorch eager and compiled, both formats, and e2compile.
 
-`fp32` is the plain program, `psg` that with the hardware preset of SignPredict, `slu 40 %` has the gates
-forced to skip 40 % of the samples of gated blocks, `slu 40 %, psg` both. BatchDrop changes no executed step.
+    python benchmarks/cpu_step.py [--model resnet20] [--batch 128] [--memory-only] [--json FILE]
+
+`fp32` is the plain program, `psg` that with the hardware preset of SignPredict. `slu 0%`, `slu 40%` and
+`slu 60%` have gates that are forced to skip that share of the samples of gated blocks; `smd,slu,psg` has all
+three passes and skips 40 %. BatchDrop changes no executed step. A network without residual blocks has no
+gates.
 
 Variants of one network and batch run in turn, one step each, so that drift of the machine's speed hits
-all alike; medians are quoted, and ratios against the best PyTorch variant of the same run.
+all alike; medians are quoted, and ratios against the best PyTorch variant of the same run. GFLOP/s are those
+of the dense step, whatever a variant runs of it. `peak_bytes` are tensor bytes: of PyTorch by the events of
+its allocator, of a program its static plan with state and batch; `resident_bytes` is the memory of a process.
 """
 
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,129 +27,161 @@ import gated_step
 import machine
 import nets
 import torch
-from torch import nn
+from pytorch_step import VARIANTS, PyTorchStep, step_flops
 
 import e2compile
-from e2compile.passes import LayerGate, SignPredict
+from e2compile.passes import BatchDrop, LayerGate, SignPredict
 from e2compile.pipeline import Pass
 from e2compile.runtime.engine import cores
+from e2compile.runtime.program import Program
 
-Step = Callable[[], object]
+MODELS = ("resnet20", "resnet74", "mobilenet_v2", "vgg16_bn")
+BATCHES = (1, 32, 128)
+# Both runtimes' idle threads spin for a while, on the cores that the other one then needs.
+_PARK_SECONDS = 0.02
 
-
-def pytorch(name: str, size: int, layout: torch.memory_format, is_compiled: bool) -> Step:
-    """One step of forward, backward and SGD with momentum and decay."""
-    module = nets.net(name).to(memory_format=layout)
-    x, y = nets.batch(size)
-    x = x.to(memory_format=layout)
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-    criterion = nn.CrossEntropyLoss()
-
-    def forward() -> torch.Tensor:
-        return criterion(module(x), y)
-
-    loss = torch.compile(forward) if is_compiled else forward
-
-    def step() -> float:
-        optimizer.zero_grad(set_to_none=True)
-        value = loss()
-        value.backward()
-        optimizer.step()
-        return float(value.detach())
-
-    return step
-
-
-PASSES: dict[str, tuple[Pass, ...]] = {
-    "fp32": (),
-    "psg": (SignPredict(),),
-    "slu 40 %": (LayerGate(floor=0.0),),
-    "slu 40 %, psg": (LayerGate(floor=0.0), SignPredict()),
+_GATES = LayerGate(floor=0.0)
+# By the names of rows: the passes, and the share of samples that skips a gated block.
+PROGRAMS: dict[str, tuple[tuple[Pass, ...], float]] = {
+    "fp32": ((), 0.0),
+    "psg": ((SignPredict(),), 0.0),
+    "slu 0%": ((_GATES,), 0.0),
+    "slu 40%": ((_GATES,), 0.4),
+    "slu 60%": ((_GATES,), 0.6),
+    "smd,slu,psg": ((BatchDrop(), _GATES, SignPredict()), 0.4),
 }
 
 
-def compiled(name: str, size: int, passes: tuple[Pass, ...]) -> tuple[Step, int]:
-    """The same step as a program, and the bytes of its temporary memory, state and data on top of them."""
-    graph = e2compile.capture(nets.net(name), nets.batch(size)).apply(*passes)
-    program = e2compile.compile(graph, verify=False)
-    if "slu.head.bias" in program.arrays():
-        program = gated_step.forced(program, 0.6)
-    arrays = tuple(t.numpy() for t in nets.batch(size))
-    report = json.loads((program.folder / "report" / "compile.json").read_text())
-    state = sum(array.nbytes for array in program.arrays().values()) + sum(array.nbytes for array in arrays)
-    return lambda: program.execute(arrays).loss, report["planned_bytes"]["step"] + state
+class ProgramStep:
+    """The same step as a program; its gates, if it has any, skip a share of the samples."""
+
+    def __init__(self, program: Program, batch: int, skip: float) -> None:
+        self.folder = program.folder
+        self.arrays = tuple(tensor.numpy() for tensor in nets.batch(batch))
+        own = Program(program.folder)
+        is_gated = any(name.startswith("slu.") for name in own.arrays())
+        self.program = gated_step.forced(own, 1 - skip) if is_gated else own
+
+    def __call__(self) -> float | None:
+        return self.program.execute(self.arrays).loss
+
+    def peak_bytes(self) -> int:
+        held = [*self.program.arrays().values(), *self.arrays]
+        return gated_step.planned(self.program) + sum(array.nbytes for array in held)
 
 
-def variants(name: str, size: int, with_compile: bool) -> tuple[dict[str, Step], dict[str, int]]:
-    steps: dict[str, Step] = {}
-    for layout, suffix in ((torch.contiguous_format, "nchw"), (torch.channels_last, "nhwc")):
-        steps[f"eager {suffix}"] = pytorch(name, size, layout, False)
-        if with_compile:
-            steps[f"compile {suffix}"] = pytorch(name, size, layout, True)
-    planned = {}
-    for variant, passes in PASSES.items():
-        steps[variant], planned[variant] = compiled(name, size, passes)
-    return steps, planned
+def programs(model: str, batch: int) -> dict[str, ProgramStep]:
+    """A step of each variant that the network has places for; equal passes share a program."""
+    built: dict[tuple[Pass, ...], Program | None] = {}
+    for passes, _ in PROGRAMS.values():
+        if passes not in built:
+            graph = e2compile.capture(nets.net(model), nets.batch(batch)).apply(*passes)
+            has_gates = all(stage.changed for stage in graph.stages if stage.name == _GATES.name)
+            built[passes] = e2compile.compile(graph, verify=False) if has_gates else None
+    found = {name: (built[passes], skip) for name, (passes, skip) in PROGRAMS.items()}
+    return {
+        name: ProgramStep(program, batch, skip)
+        for name, (program, skip) in found.items()
+        if program is not None
+    }
 
 
-def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each variant, interleaved, after two rounds of warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+def resident_bytes(arguments: Sequence[str]) -> int:
+    """What `resident.py` says in a process of its own."""
+    script = str(Path(__file__).parent / "resident.py")
+    done = subprocess.run([sys.executable, script, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    return int(done.stdout.split()[-1])
+
+
+def seconds(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each variant's steps, interleaved, after two rounds of warm-up."""
+    found: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 2):
         for name, step in steps.items():
+            time.sleep(_PARK_SECONDS)
             began = time.perf_counter()
             step()
             if number >= 2:
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
+                found[name].append(time.perf_counter() - began)
+    return found
 
 
-def rows(name: str, size: int, rounds: int, with_compile: bool) -> list[dict[str, Any]]:
-    steps, planned = variants(name, size, with_compile)
-    seconds = measure(steps, rounds)
-    medians = {variant: statistics.median(times) for variant, times in seconds.items()}
-    best = min((v for v in medians if v not in PASSES), key=medians.__getitem__)
-    return [
-        {
-            "model": name,
-            "batch": size,
-            "variant": variant,
+def speed(times: dict[str, list[float]], batch: int, flops: int) -> dict[str, dict[str, Any]]:
+    medians = {name: statistics.median(found) for name, found in times.items()}
+    best = min(VARIANTS, key=medians.__getitem__)
+    return {
+        name: {
             "median_seconds": median,
-            "minimum_seconds": min(seconds[variant]),
-            "images_per_second": size / median,
+            "minimum_seconds": min(times[name]),
+            "images_per_second": batch / median,
+            "gflops_per_second": 1e-9 * flops / median,
+            "best_pytorch": best,
             "ratio_to_best_pytorch": medians[best] / median,
             "median_pair_ratio": statistics.median(
-                a / b for a, b in zip(seconds[best], seconds[variant], strict=True)
+                theirs / ours for theirs, ours in zip(times[best], times[name], strict=True)
             ),
-            "best_pytorch": best,
-            "peak_bytes": planned.get(variant),
         }
-        for variant, median in medians.items()
+        for name, median in medians.items()
+    }
+
+
+def memory(model: str, batch: int, steps: dict[str, PyTorchStep | ProgramStep]) -> dict[str, dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {}
+    for name, step in steps.items():
+        is_program = isinstance(step, ProgramStep)
+        arguments = [str(step.folder)] if is_program else [model, str(batch), name]
+        rows[name] = {"peak_bytes": step.peak_bytes(), "resident_bytes": resident_bytes(arguments)}
+    least = min(rows[name]["peak_bytes"] for name in VARIANTS)
+    for row in rows.values():
+        row["peak_to_least_pytorch"] = row["peak_bytes"] / least
+    return rows
+
+
+def measure(model: str, batch: int, rounds: int) -> list[dict[str, Any]]:
+    """A row a variant; without times where there are no rounds."""
+    steps: dict[str, Any] = {name: PyTorchStep(model, batch, name) for name in VARIANTS}
+    steps |= programs(model, batch)
+    times = speed(seconds(steps, rounds), batch, step_flops(model, batch)) if rounds else {}
+    bytes_held = memory(model, batch, steps)
+    return [
+        {"model": model, "batch": batch, "variant": name} | times.get(name, {}) | bytes_held[name]
+        for name in steps
     ]
 
 
+def line(row: dict[str, Any]) -> str:
+    text = f"{row['model']:13s} {row['batch']:4d} {row['variant']:22s}"
+    if "median_seconds" in row:
+        text += (
+            f" {1e3 * row['median_seconds']:9.2f} ms {row['images_per_second']:8.1f} images/s"
+            f" {row['gflops_per_second']:7.1f} GFLOP/s {row['ratio_to_best_pytorch']:6.2f}x"
+            f" (pairs {row['median_pair_ratio']:.2f}x)"
+        )
+    return text + (
+        f" {1e-6 * row['peak_bytes']:8.1f} MB, {row['peak_to_least_pytorch']:.2f} of PyTorch,"
+        f" resident {1e-6 * row['resident_bytes']:7.1f} MB"
+    )
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=sorted(nets.NETS), action="append")
     parser.add_argument("--batch", type=int, action="append")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--memory-only", action="store_true", help="time nothing")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(cores())
-    result: list[dict[str, Any]] = []
-    for name in options.model or ["resnet20"]:
-        for size in options.batch or [32, 128]:
-            for row in rows(name, size, options.rounds, not options.no_compile):
-                result.append(row)
-                print(
-                    f"{name:14s} {size:4d} {row['variant']:14s} {1e3 * row['median_seconds']:9.2f} ms"
-                    f" {row['images_per_second']:9.1f} images/s {row['ratio_to_best_pytorch']:6.2f}x"
-                    f" (pairs {row['median_pair_ratio']:.2f}x)",
-                    flush=True,
-                )
+    rows: list[dict[str, Any]] = []
+    for model in options.model or MODELS:
+        for batch in options.batch or BATCHES:
+            found = measure(model, batch, 0 if options.memory_only else options.rounds)
+            rows += found
+            print(*map(line, found), sep="\n", flush=True)
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine.describe(), "rows": result}, indent=1) + "\n")
+        options.json.write_text(json.dumps({"machine": machine.describe(), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

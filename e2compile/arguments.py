@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 PartOfRun = Annotated[float, Parameter(validator=Number(gte=0, lt=1))]
 Positive = Annotated[int, Parameter(validator=Number(gte=1))]
+Threads = Annotated[int | None, Parameter(validator=Number(gte=1))]
 Seed = Annotated[int, Parameter(validator=Number(gte=0, lt=2**63))]
 Address = Annotated[int | None, Parameter(validator=Number(gte=0, lt=2**32))]
 Output = Annotated[Path | None, Parameter(name=["--output", "-o"])]

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import App, CycloptsError
 
 from e2compile import __version__, cli_energy, cli_views, display, load
-from e2compile.arguments import NEWEST, Flag, Json, Output, PartOfRun, Positive, Seed, Settings, Which
+from e2compile.arguments import (
+    NEWEST,
+    Flag,
+    Json,
+    Output,
+    PartOfRun,
+    Positive,
+    Seed,
+    Settings,
+    Threads,
+    Which,
+)
 from e2compile.collector import paused
 from e2compile.errors import E2CompileError, MissingError, UsageError
 
@@ -58,6 +69,8 @@ def compile_model(
     init: Path | None = None,
     verify: bool = True,
     cache: bool = True,
+    memory_budget: Positive | None = None,
+    threads: Threads = None,
 ) -> None:
     """Compile a model file into a Program folder.
 
@@ -75,7 +88,13 @@ def compile_model(
         init: A safetensors file to start the weights from.
         verify: Compare the program's numbers with PyTorch's.
         cache: Take a program that was compiled before from the cache.
+        memory_budget: Megabytes that a step may hold, state and batch included: what does not fit is computed
+            again in the backward pass.
+        threads: Cores to use for verification and --train; by default all that the process may use.
     """
+    from e2compile.runtime.engine import use_threads
+
+    use_threads(threads)
     phases = display.Phases()
     with paused():
         from e2compile.compiler import compile
@@ -97,7 +116,7 @@ def compile_model(
         task = load_task(model, init)
         graph = capture_task(task).apply(*chosen)
         phases.mark("imported and captured")
-        program = compile(graph, target, output, seed, verify, cache, phases, host)
+        program = compile(graph, target, output, seed, verify, cache, phases, host, memory_budget)
     command = shlex.join(["e2compile", "train", str(output), *average])
     command += f", on {program.manifest.host}" if foreign else ""
     accelerated = find(target).accelerated(output)
@@ -127,6 +146,7 @@ def train(
     checkpoint_every: Positive = 500,
     swa_start: PartOfRun | None = None,
     device: str | None = None,
+    threads: Threads = None,
 ) -> None:
     """Train a program. Needs no torch.
 
@@ -143,9 +163,13 @@ def train(
             estimate the average's batch-norm statistics at the end: stochastic weight averaging.
         device: What runs an FPGA program's streams: simulator, simulator:strict, board (the one that this
             is), or a server's address like pynq://HOST:PORT.
+        threads: Cores to use, the loading of batches included; by default all that the process may use.
     """
+    from e2compile.runtime.engine import use_threads
     from e2compile.runtime.export import check_writable, write_json
     from e2compile.runtime.fit import Options
+
+    use_threads(threads)
 
     options = Options(epochs, steps, run, resume, checkpoint_every=checkpoint_every, swa_start=swa_start)
     check_writable(results)

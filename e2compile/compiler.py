@@ -45,6 +45,7 @@ def compile(
     cache: bool = True,
     watch: Watch | None = None,
     host: str | None = None,
+    memory_budget: int | None = None,
 ) -> Program:
     """Compile a training graph for a target into a Program folder and load it.
 
@@ -52,7 +53,9 @@ def compile(
     `watch` is told each phase's name and seconds. With `verify` the program's numbers are compared with
     PyTorch's before anything is written to `output`. `host` is the machine that the library runs on, by
     default this one: "aarch64-linux-gnu", or "aarch64-linux-gnu:cortex-a53". For one that this machine cannot
-    run, a program of the same kernels, compiled for this machine, is compared.
+    run, a program of the same kernels, compiled for this machine, is compared. `memory_budget` is what a step
+    may hold in megabytes of 10^6 bytes, state and batch included: of the forward pass as much runs again in
+    the backward pass as that takes.
     Raises CompileError for operators without a lowering (all at once, with the user's lines), MissingError
     for a target or tool that is not there, VerificationError where numbers differ.
     """
@@ -64,18 +67,21 @@ def compile(
     graph = chosen.prepare(graph)
     clock = _Clock(watch or (lambda *_: None))
     rates = tabulate(graph.task)
-    fingerprint = _fingerprint(graph, chosen, verify)
+    memory_bytes = None if memory_budget is None else memory_budget * 10**6
+    fingerprint = _fingerprint(graph, chosen, verify, memory_bytes)
     store = Cache(folder())
     with artefact.writing(output) as (place, final):
         is_cached = cache and store.fetch(fingerprint, place)
         if not is_cached:
-            functions, recordings = _build(graph, chosen, place, clock)
+            functions, recordings = _build(graph, chosen, place, clock, memory_bytes)
             artefact.write_json(place / "program" / "functions.json", functions)
             artefact.write_added(place, graph)
         manifest = _manifest(graph, chosen, fingerprint, seed, place)
         artefact.write_state(place, manifest, graph.task, rates)
         if not is_cached:
-            _verify(_Built(graph, chosen, manifest, place), recordings if verify else None, clock)
+            _verify(
+                _Built(graph, chosen, manifest, place, memory_bytes), recordings if verify else None, clock
+            )
             artefact.write_json(place / "report" / "compile.json", clock.report(graph))
             if cache:
                 store.keep(fingerprint, place, _CACHED)
@@ -106,14 +112,14 @@ class _Clock:
 
 
 def _build(
-    graph: TrainingGraph, target: Target, place: Path, clock: _Clock
+    graph: TrainingGraph, target: Target, place: Path, clock: _Clock, memory_bytes: int | None
 ) -> tuple[dict[str, Any], "dict[str, Recording]"]:
     """Graphs to files, functions to the library; gives the functions' signatures, and how to tap each."""
     # not above: a program from the cache does without TVM
     from e2compile.lower.flat import fused
     from e2compile.lower.layout import state_orders
     from e2compile.lower.liveness import memory
-    from e2compile.lower.module import Lowering, planned_bytes
+    from e2compile.lower.module import Lowering
     from e2compile.lower.taps import taps
     from e2compile.verification.recording import Recording
 
@@ -122,7 +128,10 @@ def _build(
     if entries.keep is not None:
         functions["keep"] = entries.keep
     clock.done("captured and rewritten")
-    fusions = {name: fused(function) for name, function in functions.items()}
+    fusions = {
+        name: fused(function, memory_bytes if name == "step" else None)
+        for name, function in functions.items()
+    }
     work = counted(graph, fusions)
     for number, stage in enumerate(graph.stages):
         artefact.write_stage(place / "graphs", number, stage, work.calls.get(number))
@@ -138,7 +147,7 @@ def _build(
     clock.notes["calls"] = {name: len(s.kernels) for name, s in lowering.schedules.items()}
     clock.notes["lines"] = lowering.lines()
     clock.notes["sequence"] = lowering.sequence()
-    clock.notes["planned_bytes"] = planned_bytes(module)
+    clock.notes["planned_bytes"] = lowering.planned_bytes
     alive = {name: memory(plan) for name, plan in lowering.schedules.items()}
     artefact.write_json(place / "report" / "memory.json", alive, indent=None)
     clock.done("lowered")
@@ -198,6 +207,7 @@ class _Built:
     target: Target
     manifest: Manifest
     place: Path
+    memory_bytes: int | None
 
 
 def _verify(build: _Built, recordings: "dict[str, Recording] | None", clock: _Clock) -> None:
@@ -232,11 +242,13 @@ def _rebuilt(build: _Built, target: Target, folder: Path) -> "tuple[_Built, dict
     """The same program for another target."""
     place = folder / "program"
     shutil.copytree(build.place / "state", place / "state")
-    _, recordings = _build(build.graph, target, place, _Clock(lambda *_: None))
-    return _Built(build.graph, target, replace(build.manifest, host=target.host), place), recordings
+    _, recordings = _build(build.graph, target, place, _Clock(lambda *_: None), build.memory_bytes)
+    return replace(
+        build, target=target, manifest=replace(build.manifest, host=target.host), place=place
+    ), recordings
 
 
-def _fingerprint(graph: TrainingGraph, target: Target, verify: bool) -> str:
+def _fingerprint(graph: TrainingGraph, target: Target, verify: bool, memory_bytes: int | None = None) -> str:
     """A digest of all that the built files depend on: graphs, options, target, versions, this code."""
     task = graph.task
     groups = [
@@ -252,6 +264,7 @@ def _fingerprint(graph: TrainingGraph, target: Target, verify: bool) -> str:
         repr(graph.passes),
         repr(target),
         str(verify),
+        str(memory_bytes),
         *(version(name) for name in ("torch", "apache-tvm", "apache-tvm-ffi")),
         source_digest(),
     ]

@@ -96,7 +96,7 @@ def copy_module(module: fx.GraphModule) -> fx.GraphModule:
     graph.output_node().meta = dict(module.graph.output_node().meta)
     for old, new in mapping.items():
         # a conditional's guard is a node too
-        new.meta = {k: mapping[v] if isinstance(v, fx.Node) else v for k, v in old.meta.items()}
+        new.meta = {k: mapping.get(v, v) if isinstance(v, fx.Node) else v for k, v in old.meta.items()}
     return graph_module(module, graph)
 
 

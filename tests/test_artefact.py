@@ -146,6 +146,7 @@ def test_the_fingerprint_is_of_all_that_the_code_depends_on(
         fingerprint(small(make=lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9, weight_decay=1e-3)))
         == prints[0]
     )
+    assert compiler._fingerprint(graph, compiler.find("cpu"), True, 10**6) != prints[0]
     monkeypatch.setattr(compiler, "source_digest", lambda: "another compiler")
     assert fingerprint(graph) != prints[0]
 

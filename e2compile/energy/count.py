@@ -1,9 +1,10 @@
 """Counting: the work of every call of a step graph, before anything is built.
 
 At the *analytic* level each call reads its operands from DRAM and writes its results there, once. At the
-*planned* level kernels do, as the lowering fuses them; operations are the same. Caches and scratchpads are
-not seen: bytes are an upper bound of what a program moves. Views and constants are free. Not counted:
-instruction fetch, addresses, values computed again rather than stored, the loading of data, leakage.
+*planned* level kernels do, as the lowering fuses them; operations are the same, and those of activations that
+the backward pass computes again. Caches and scratchpads are not seen: bytes are an upper bound of what a
+program moves. Views and constants are free. Not counted: instruction fetch, addresses, cheap values that more
+than one kernel computes because none stores them, the loading of data, leakage.
 """
 
 import operator

@@ -1,20 +1,27 @@
-"""A graph as its kernels are made from it: conditionals taken apart, calls in groups."""
+"""A graph as its kernels are made from it: conditionals taken apart, calls run again, all in groups."""
 
 import torch
 
 from e2compile.graph import StepGraph, insert
+from e2compile.lower.fit import fitted
 from e2compile.lower.fuse import Fusion, holder
 from e2compile.lower.inline import inlined, origin
 from e2compile.lower.kinds import check
+from e2compile.lower.recompute import recomputed
 
 aten = torch.ops.aten
 
 
-def fused(graph: StepGraph) -> Fusion:
-    """The groups of a graph's calls. Raises CompileError for operators without a lowering."""
+def fused(graph: StepGraph, memory_bytes: int | None = None) -> Fusion:
+    """The groups of a graph's calls, those that the backward pass runs again among them.
+
+    With `memory_bytes` a step holds no more than that, its arguments included. Raises CompileError for
+    operators without a lowering, and for a budget that no recomputation reaches.
+    """
     flat = inlined(_moved_by_calls(graph))
     check(flat.graph)
-    return Fusion(flat)
+    flat = recomputed(flat)
+    return Fusion(flat if memory_bytes is None else fitted(flat, memory_bytes))
 
 
 def _moved_by_calls(graph: StepGraph) -> StepGraph:

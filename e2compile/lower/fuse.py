@@ -25,7 +25,7 @@ from e2compile.ops import MOMENTS
 
 aten = torch.ops.aten
 
-_MOST_LEAVES = 2
+MOST_LEAVES = 2
 _MOST_CALLS = 16
 
 
@@ -81,6 +81,11 @@ def running(node: fx.Node) -> Live:
     return live_of(node)
 
 
+def is_postponed(node: fx.Node) -> bool:
+    """Whether a call is to run just before its reader, so that it shares no pass over what it reads."""
+    return bool(node.meta.get("postponed"))
+
+
 def has_live(graph: fx.Graph) -> bool:
     return any(node.op == "call_function" and running(node) for node in graph.nodes)
 
@@ -123,6 +128,8 @@ class Fusion:
         makers = {self.of[producer(n)] for n in operands if producer(n) in self.of}
         # reductions of one shape share a pass over what they read
         yield from sorted(makers, key=lambda g: (g.dims is None, -g.number))
+        if is_postponed(node):
+            return
         readers = {number: group for n in operands for number, group in self._readers.get(n, {}).items()}
         for number in sorted(readers, reverse=True):
             yield readers[number]
@@ -165,7 +172,8 @@ class Fusion:
         gained = 0
         for operand in node.all_input_nodes:
             source = holder(operand)
-            self._readers.setdefault(source, {})[group.number] = group
+            if not is_postponed(node):
+                self._readers.setdefault(source, {})[group.number] = group
             maker = self.of.get(producer(source))
             if maker is not None and maker is not group:
                 gained |= maker.ancestors | 1 << maker.number
@@ -181,7 +189,7 @@ class Fusion:
 
     def _forced(self) -> set[fx.Node]:
         """Holders that lie in memory anyway: read by kernels that are not loops over their own shape."""
-        forced = set(self.outputs)
+        forced = self.outputs | {node for node in self.of if node.meta.get("stored")}
         for node, group in self.of.items():
             forced |= buffered_operands(node) | {holder(condition) for condition in group.live}
             for operand in node.all_input_nodes:
@@ -215,6 +223,6 @@ class Fusion:
             if aligned(operand, shape):
                 leaves, operations = self.leaves(source)
                 found, calls = found | leaves, calls + operations
-        if len(found) > _MOST_LEAVES or calls > _MOST_CALLS or not found:
+        if len(found) > MOST_LEAVES or calls > _MOST_CALLS or not found:
             return itself
         return found, calls

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import fx
@@ -20,54 +20,57 @@ _LARGEST = 12
 
 @dataclass(frozen=True)
 class Block:
-    """A temporary: its bytes, what it is, and the kernels that write it and read it last."""
+    """A temporary: its bytes, what it is, and the kernels that write it and read it last.
+
+    It is the `result`-th result of the kernel that writes it.
+    """
 
     bytes: int
     node: fx.Node
     first: int
     last: int
+    result: int
 
 
 def blocks(plan: Schedule) -> tuple[Block, ...]:
-    """The temporaries of a function, as TVM plans them: without state, data and what it returns."""
-    made: dict[object, tuple[int, fx.Node, int]] = {}
+    """The temporaries of a function: without state, data and what it returns."""
+    made: dict[object, list[Block]] = {}
     last: dict[object, int] = {}
     for number, kernel in enumerate(plan.kernels):
         for key in _read(kernel, made):
             last[key] = number
-        for key, size, node in _written(kernel):
-            made[key] = size, node, number
+        for key, size, node, result in _written(kernel):
+            made.setdefault(key, []).append(Block(size, node, number, number, result))
             last[key] = number
     for node in plan.returned:
         if made.pop((node, natural(shape_of(node))), None) is None:
             made.pop(holder(node), None)
-    return tuple(Block(size, node, first, last[key]) for key, (size, node, first) in made.items())
+    return tuple(replace(block, last=last[key]) for key, found in made.items() for block in found)
 
 
-def _written(kernel: Kernel) -> Iterator[tuple[object, int, fx.Node]]:
-    """What a kernel allocates: a key by which others read it, its bytes, what it is."""
+def _written(kernel: Kernel) -> Iterator[tuple[object, int, fx.Node, int]]:
+    """What a kernel allocates: a key by which others read it, its bytes, what it is, which result it is."""
     if isinstance(kernel, LiveSamples):
-        yield kernel.live, 4 * (kernel.samples * (len(kernel.live) == 1) + 1), kernel.live[-1]
+        if len(kernel.live) == 1:
+            yield kernel.live, 4 * kernel.samples, kernel.live[-1], 0
+        yield kernel.live, 4, kernel.live[-1], 1
     elif isinstance(kernel, Call):
-        for result in kernel.results:
+        for number, result in enumerate(kernel.results):
             size = math.prod(result.shape) * np.dtype(result.dtype).itemsize
-            yield (
-                result.node or object(),
-                size,
-                result.node or kernel.results[0].node or kernel.operands[0].node,
-            )
+            node = result.node or kernel.results[0].node or kernel.operands[0].node
+            yield result.node or object(), size, node, number
     else:
         loop = kernel.kernel if isinstance(kernel, Copy) else kernel
         for output, donor in enumerate(loop.loop.donated):
             if donor is None:
                 buffer = loop.loop.buffers[loop.loop.inputs + output]
-                node = kernel.node if isinstance(kernel, Copy) else loop.outputs[output]
-                key = (kernel.node, kernel.order) if isinstance(kernel, Copy) else node
-                assert node is not None
-                yield key, math.prod(buffer.physical) * np.dtype(buffer.dtype).itemsize, node
+                held = kernel.node if isinstance(kernel, Copy) else loop.outputs[output]
+                key = (kernel.node, kernel.order) if isinstance(kernel, Copy) else held or object()
+                size = math.prod(buffer.physical) * np.dtype(buffer.dtype).itemsize
+                yield key, size, held or result_of(kernel), output
 
 
-def _read(kernel: Kernel, made: dict[object, tuple[int, fx.Node, int]]) -> Iterator[object]:
+def _read(kernel: Kernel, made: dict[object, list[Block]]) -> Iterator[object]:
     """The temporaries that a kernel reads, by their keys."""
     keys: list[object] = list(read(kernel))
     if isinstance(kernel, Call):
@@ -96,12 +99,13 @@ def memory(plan: Schedule) -> dict[str, object]:
     largest = sorted((b for b in found if b.first <= peak <= b.last), key=lambda b: -b.bytes)[:_LARGEST]
     return {
         "bytes": alive.tolist(),
-        "kernels": [_about(_node(kernel)) for kernel in plan.kernels],
+        "kernels": [_about(result_of(kernel)) for kernel in plan.kernels],
         "at_peak": [[block.bytes, *_about(block.node)] for block in largest],
     }
 
 
-def _node(kernel: Kernel) -> fx.Node:
+def result_of(kernel: Kernel) -> fx.Node:
+    """What a kernel computes, by the first of its results."""
     if isinstance(kernel, LiveSamples):
         return kernel.live[-1]
     if isinstance(kernel, Call):

@@ -4,18 +4,20 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import tvm
 from torch import fx
 from tvm import IRModule, relax
+from tvm.relax.op import memory
 from tvm.tirx import PrimFunc
 
 from e2compile.errors import CompileError
 from e2compile.graph import where
+from e2compile.lower.arena import Arena, arena
 from e2compile.lower.build import LoopKernel
 from e2compile.lower.contraction import Call
 from e2compile.lower.fuse import Fusion, holder
 from e2compile.lower.inline import Live
 from e2compile.lower.layout import Order, natural, physical
+from e2compile.lower.liveness import blocks
 from e2compile.lower.scalar import dtype_text
 from e2compile.lower.schedule import (
     Copy,
@@ -33,7 +35,8 @@ LINES = "e2.lines"
 class Lowering:
     """Collects functions and their kernels; equal kernels are generated once.
 
-    `kernels` is a target's: see e2compile.targets.base.
+    `kernels` is a target's: see e2compile.targets.base. `planned_bytes` is the temporary memory of each
+    function; state, data and results come on top.
     """
 
     def __init__(self, kernels: Any) -> None:
@@ -41,6 +44,7 @@ class Lowering:
         self.builder = relax.BlockBuilder()
         self.generated: dict[Any, Any] = {}
         self.schedules: dict[str, Schedule] = {}
+        self.planned_bytes: dict[str, int] = {}
         self.called: dict[str, tuple[str, ...]] = {}
 
     def function(self, name: str, fusion: Fusion, states: dict[str, Order]) -> None:
@@ -48,7 +52,9 @@ class Lowering:
         the outputs that are not state, row-major. State is updated in place.
         """
         self.schedules[name] = schedule(fusion, states)
-        _Emitter(self, self.schedules[name]).emit(name)
+        temporaries = arena(blocks(self.schedules[name]))
+        self.planned_bytes[name] = temporaries.bytes
+        _Emitter(self, self.schedules[name], temporaries).emit(name)
         self.called[name] = tuple(str(self.kernel(k).name_hint) for k in _plain(self.schedules[name].kernels))
 
     def module(self) -> IRModule:
@@ -132,11 +138,12 @@ def _source(live: Live) -> str:
 
 
 class _Emitter:
-    """Emits one function's kernels as calls."""
+    """Emits one function's kernels as calls, what they write given to them: temporaries in one block."""
 
-    def __init__(self, lowering: Lowering, plan: Schedule) -> None:
+    def __init__(self, lowering: Lowering, plan: Schedule, temporaries: Arena) -> None:
         self.lowering, self.graph, self.plan = lowering, plan.graph, plan
         self.builder = lowering.builder
+        self.temporaries = temporaries
         self.vars: dict[Any, Any] = {}
         self.copies: dict[tuple[fx.Node, Order], Any] = {}
         self.live: dict[Live, tuple[Any, Any]] = {}
@@ -144,13 +151,12 @@ class _Emitter:
     def emit(self, name: str) -> None:
         arguments = [self._argument(slot, node) for slot, node in self._inputs()]
         with self.builder.function(name, arguments):
-            with self.builder.dataflow():
-                for kernel in self.plan.kernels:
-                    self._kernel(kernel)
-                result = self.builder.emit_output(
-                    relax.Tuple([self._returned(n) for n in self.plan.returned])
-                )
-            self.builder.emit_func_output(result)
+            size = relax.ShapeExpr([self.temporaries.bytes])
+            self.block = self.builder.emit(memory.alloc_storage(size, 0, "global", "uint8"))
+            for number, kernel in enumerate(self.plan.kernels):
+                self.number = number
+                self._kernel(kernel)
+            self.builder.emit_func_output(relax.Tuple([self._returned(n) for n in self.plan.returned]))
 
     def _inputs(self) -> Sequence[tuple[Any, fx.Node]]:
         return list(zip(self.graph.inputs, self.graph.placeholders, strict=True))
@@ -183,9 +189,13 @@ class _Emitter:
         if loop.gate is not None:
             index, count = self.live[kernel.live]
             arguments += [count] if loop.gate.batch is None else [index, count]
-        types = [_type(b.physical, b.dtype) for b in loop.buffers[loop.inputs :]]
-        places = [-1 if d is None else d for d in loop.donated]
-        return self._tir(self.lowering.kernel(kernel), arguments, types, places)
+        results = [
+            self._new(b.physical, b.dtype, i) if donor is None else arguments[donor]
+            for i, (b, donor) in enumerate(zip(loop.buffers[loop.inputs :], loop.donated, strict=True))
+        ]
+        new = [result for result, donor in zip(results, loop.donated, strict=True) if donor is None]
+        self._run(kernel, [*arguments, *new])
+        return results
 
     def _call(self, kernel: Call) -> None:
         arguments = []
@@ -194,36 +204,37 @@ class _Emitter:
             var = var if var is not None else self.vars[holder(operand.node)]
             arguments.append(self._shaped(var, operand.shape))
         arguments += self.live[kernel.live] if kernel.live else ()
-        types = [_type(result.shape, result.dtype) for result in kernel.results]
-        results = self._tir(self.lowering.kernel(kernel), arguments, types, [-1] * len(types))
+        results = [self._new(result.shape, result.dtype, i) for i, result in enumerate(kernel.results)]
+        self._run(kernel, [*arguments, *results])
         for result, var in zip(kernel.results, results, strict=True):
             self.vars[result.node] = var
 
     def _list(self, kernel: LiveSamples) -> None:
         """The index list and its length; one that a predicate narrows keeps its list."""
         outer = self.live.get(kernel.live[:-1])
-        types = [_type((kernel.samples,), "int32"), _type((1,), "int32")]
         mask = kernel.live[-1]
-        condition = self._shaped(self.vars[holder(mask)], shape_of(mask))
+        given = [self._shaped(self.vars[holder(mask)], shape_of(mask))]
+        count = self._new((1,), "int32", 1)
         if outer is None:
-            index, count = self._tir(self.lowering.kernel(kernel), [condition], types, [-1, -1])
+            index = self._new((kernel.samples,), "int32", 0)
+            self._run(kernel, [*given, index, count])
         else:
-            index, (count,) = (
-                outer[0],
-                self._tir(self.lowering.kernel(kernel), [condition, outer[1]], types[1:], [-1]),
-            )
+            index = outer[0]
+            self._run(kernel, [*given, outer[1], count])
         self.live[kernel.live] = index, count
 
-    def _tir(self, kernel: Any, arguments: list[Any], types: list[Any], places: list[int]) -> list[Any]:
-        out = types[0] if len(types) == 1 else types
-        if any(place >= 0 for place in places):
-            value = relax.op.call_tir_inplace(kernel, arguments, places, types)
-        else:
-            value = relax.op.call_tir(kernel, arguments, out)
-        var = self.builder.emit(value)
-        if len(types) == 1:
-            return [var]
-        return [self.builder.emit(relax.TupleGetItem(var, i)) for i in range(len(types))]
+    def _new(self, shape: Shape, dtype: str, result: int) -> Any:
+        """Memory for a result of the kernel at hand: its place among temporaries, or its own if returned."""
+        offset = self.temporaries.offsets.get((self.number, result))
+        sizes = relax.ShapeExpr(shape)
+        if offset is None:
+            return self.builder.emit(relax.op.builtin.alloc_tensor(sizes, dtype, 0))
+        placed = self.builder.emit(memory.alloc_tensor(self.block, offset, sizes, dtype))
+        # a tensor's pointer is that of the block; kernels take one to the place itself
+        return self.builder.emit(memory.ensure_zero_offset(placed)) if offset else placed
+
+    def _run(self, kernel: LoopKernel | Call | LiveSamples, arguments: list[Any]) -> None:
+        self.builder.emit(relax.Call(self.lowering.kernel(kernel), arguments))
 
     def _shaped(self, var: Any, shape: Shape) -> Any:
         """A variable's memory in another shape of as many elements."""
@@ -240,30 +251,3 @@ class _Emitter:
 
 def _type(shape: Shape, dtype: str) -> Any:
     return relax.TensorType(tuple(shape), dtype)
-
-
-def planned_bytes(module: IRModule) -> dict[str, int]:
-    """Bytes of temporary memory that TVM's static plan gives each function; state and data come on top."""
-    passes = [
-        relax.transform.ToNonDataflow(),
-        relax.transform.RemovePurityChecking(),
-        relax.transform.CallTIRRewrite(),
-        relax.transform.StaticPlanBlockMemory(),
-    ]
-    planned = tvm.transform.Sequential(passes)(module)
-    return {
-        variable.name_hint: _storage(function)
-        for variable, function in planned.functions.items()
-        if isinstance(function, relax.Function)
-    }
-
-
-def _storage(function: relax.Function) -> int:
-    sizes: list[int] = []
-
-    def visit(expr: Any) -> None:
-        if isinstance(expr, relax.Call) and getattr(expr.op, "name", "") == "relax.memory.alloc_storage":
-            sizes.append(int(expr.args[0].values[0]))
-
-    relax.analysis.post_order_visit(function, visit)
-    return sum(sizes)

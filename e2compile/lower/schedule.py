@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from heapq import heappop, heappush
 
 import torch
 from torch import fx
@@ -87,12 +88,48 @@ class _Scheduler:
             kernels = self._kernels()
             kernels += self._live_samples(kernels)
             try:
-                order = tuple(TopologicalSorter(self._edges(kernels)).static_order())
+                order = self._order(kernels)
             except CycleError as error:
                 self._give_up(kernels, error.args[1])
                 continue
             ordered = tuple(kernels[i] for i in order)
             return Schedule(self.graph, ordered, self.returned, self.fusion, self.layout)
+
+    def _order(self, kernels: Sequence[Kernel]) -> list[int]:
+        """As the graph's calls stand, so that a value is soon read after it is made.
+
+        State is updated as soon as it can be, which frees its gradient; what moves or lists something runs
+        just before it is read. Raises CycleError.
+        """
+        edges = self._edges(kernels)
+        sorter = TopologicalSorter(edges)
+        sorter.prepare()
+        places = self._places(kernels, edges)
+        ready: list[tuple[int, int]] = []
+        order: list[int] = []
+        while sorter.is_active():
+            for i in sorter.get_ready():
+                heappush(ready, (places[i], i))
+            _, i = heappop(ready)
+            order.append(i)
+            sorter.done(i)
+        return _postponed(order, kernels, edges)
+
+    def _places(self, kernels: Sequence[Kernel], edges: dict[int, set[int]]) -> list[int]:
+        """Where in the graph each kernel belongs; -1 for those that may run at once."""
+        order = {node: place for place, node in enumerate(self.graph.graph.nodes)}
+        places = [
+            max((order[n] for n in written(k) if n.meta["phase"] != "update"), default=-1) for k in kernels
+        ]
+        movers = [i for i, k in enumerate(kernels) if not written(k) and not _donated(k)]
+        readers: dict[int, list[int]] = {i: [] for i in movers}
+        for reader, waits in edges.items():
+            for i in waits & readers.keys():
+                readers[i].append(reader)
+        # an outer list of live samples is read by inner ones
+        for i in sorted(movers, key=lambda i: -_depth(kernels[i])):
+            places[i] = min((places[r] for r in readers[i]), default=-1)
+        return places
 
     def _give_up(self, kernels: Sequence[Kernel], cycle: Sequence[int]) -> None:
         for i in cycle:
@@ -211,6 +248,29 @@ def read(kernel: Kernel) -> list[fx.Node]:
         return [holder(o.node) for o in kernel.operands]
     loop = kernel.kernel if isinstance(kernel, Copy) else kernel
     return list(loop.inputs)
+
+
+def _postponed(order: list[int], kernels: Sequence[Kernel], edges: dict[int, set[int]]) -> list[int]:
+    """The order with each kernel that makes more bytes than it frees just before the first to wait for it."""
+    waiting: dict[int, set[int]] = {i: set() for i in order}
+    for i, waits in edges.items():
+        for j in waits:
+            waiting[j].add(i)
+    read_later: set[fx.Node] = set()
+    later: list[int] = []  # the last first
+    for i in reversed(order):
+        inputs = {n for n in read(kernels[i]) if n.op == "call_function"}
+        freed = sum(n.meta["val"].nbytes for n in inputs - read_later)
+        made = 0 if _donated(kernels[i]) else sum(n.meta["val"].nbytes for n in written(kernels[i]))
+        place = max((later.index(j) for j in waiting[i]), default=-1) + 1 if made > freed else len(later)
+        later.insert(place or len(later), i)
+        read_later |= inputs
+    return later[::-1]
+
+
+def _depth(kernel: Kernel) -> int:
+    """How many conditions a list of live samples is made of."""
+    return len(kernel.live) if isinstance(kernel, LiveSamples) else 0
 
 
 def live_kernel(kernel: Kernel) -> Live:

@@ -18,13 +18,30 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def use_threads(count: int | None) -> None:
+    """How many threads this process's programs run on; None for all cores that it may use.
+
+    To be called before a program first runs. Raises UsageError for more threads than cores: where two share a
+    core, all wait for both.
+    """
+    if count is None:
+        return
+    if not 1 <= count <= cores():
+        raise UsageError(f"{count} threads, but this process may use {cores()} cores: give it 1 to {cores()}")
+    os.environ["TVM_NUM_THREADS"] = str(count)
+
+
 def import_tvm() -> ModuleType:
     """TVM, using every core of the process unless TVM_NUM_THREADS says otherwise.
+
+    Its threads are bound to no cores unless TVM_BIND_THREADS says so: TVM counts from the machine's first,
+    whichever the process may use, and threads can leave a core that is busy, with loading a batch for one.
 
     tvm_ffi imports torch where it finds it, 200 MiB that a training process does not need; it is kept
     from that unless torch is loaded already.
     """
     os.environ.setdefault("TVM_NUM_THREADS", str(cores()))
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
     if "torch" in sys.modules or "tvm" in sys.modules:
         import tvm
 

@@ -25,13 +25,11 @@ def tvm_target(machine: Machine | None = None) -> tvm.target.Target:
 
 
 def relax_pipeline() -> transform.Pass:
-    """Relax's build without fusion or legalisation: every call is a scheduled kernel already."""
+    """Relax's build without fusion, legalisation and memory plan: calls and memory are there already."""
     return transform.Sequential(
         [
             relax.transform.ToNonDataflow(),
             relax.transform.RemovePurityChecking(),
-            relax.transform.CallTIRRewrite(),
-            relax.transform.StaticPlanBlockMemory(),
             relax.transform.LowerAllocTensor(),
             relax.transform.KillAfterLastUse(),
             relax.transform.LowerRuntimeBuiltin(),

@@ -36,8 +36,8 @@ def scheduled(step: StepGraph) -> tuple[int, int]:
     return read, written
 
 
-def residual() -> TrainingGraph:
-    return capture(models.small_resnet(), images((4, 1, 8, 8)))
+def residual(samples: int = 4) -> TrainingGraph:
+    return capture(models.small_resnet(), images((samples, 1, 8, 8)))
 
 
 @pytest.mark.parametrize(
@@ -46,10 +46,11 @@ def residual() -> TrainingGraph:
         small,
         guarded,
         residual,
+        lambda: residual(128),
         lambda: residual().apply(LayerGate(), BatchDrop()),
         lambda: residual().apply(SignPredict()),
     ],
-    ids=["small", "guarded", "residual", "gated", "signs"],
+    ids=["small", "guarded", "residual", "recomputing", "gated", "signs"],
 )
 def test_planned_bytes_are_those_of_the_kernels(make: Callable[[], TrainingGraph]) -> None:
     step = make().step
