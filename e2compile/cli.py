@@ -58,6 +58,7 @@ def compile_model(
     init: Path | None = None,
     verify: bool = True,
     cache: bool = True,
+    tune: Positive | None = None,
 ) -> None:
     """Compile a model file into a Program folder.
 
@@ -75,6 +76,8 @@ def compile_model(
         init: A safetensors file to start the weights from.
         verify: Compare the program's numbers with PyTorch's.
         cache: Take a program that was compiled before from the cache.
+        tune: Measure for about so many seconds which kernels of convolutions and products are the fastest
+            on this machine; what was measured before is taken from the cache.
     """
     phases = display.Phases()
     with paused():
@@ -93,11 +96,12 @@ def compile_model(
         raise UsageError(f"--train with --host {host}: {foreign}. Train where the program runs")
     swa_start = PRESETS[preset].swa_start_of(chosen)
     average = [] if swa_start is None else ["--swa-start", str(swa_start)]
-    with display.working(f"compiling {model}"):
+    with display.working(f"compiling {model}") as shown:
         task = load_task(model, init)
         graph = capture_task(task).apply(*chosen)
         phases.mark("imported and captured")
-        program = compile(graph, target, output, seed, verify, cache, phases, host)
+        tuning = display.Tuning(shown)
+        program = compile(graph, target, output, seed, verify, cache, phases, host, tune, tuning)
     command = shlex.join(["e2compile", "train", str(output), *average])
     command += f", on {program.manifest.host}" if foreign else ""
     display.compiled(program, summarise(program), _left_on_host(program), command)
