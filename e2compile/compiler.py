@@ -26,7 +26,7 @@ from e2compile.pipeline import TrainingGraph, forward_text, settings_text
 from e2compile.runtime.manifest import Function, Manifest, Tensor
 from e2compile.runtime.program import LIBRARY, Program
 from e2compile.schedule import tabulate
-from e2compile.targets import Progress, Target, find
+from e2compile.targets import Target, TuningProgress, find
 
 if TYPE_CHECKING:
     from e2compile.lower.workload import Contraction
@@ -49,7 +49,7 @@ def compile(
     watch: Watch | None = None,
     host: str | None = None,
     tune: float | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[TuningProgress], None] | None = None,
 ) -> Program:
     """Compile a training graph for a target into a Program folder and load it.
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from e2compile.runtime.program import Evaluation, Program
     from e2compile.runtime.stages import SavedStage
     from e2compile.runtime.summary import Summary
-    from e2compile.targets import Progress
+    from e2compile.targets import TuningProgress
 
 # A run prints this many lines where there is no terminal, and more where it is slow.
 _LINES = 20
@@ -102,8 +102,8 @@ class Tuning:
     def __init__(self, status: Status) -> None:
         self.status, self.what = status, status.status
 
-    def __call__(self, progress: "Progress") -> None:
-        share = max(progress.done / progress.total, progress.seconds / progress.most_seconds)
+    def __call__(self, progress: "TuningProgress") -> None:
+        share = max(progress.done / max(progress.total, 1), progress.seconds / progress.most_seconds)
         text = (
             f"{progress.done} of {progress.total} contractions, {progress.faster} faster, "
             f"{progress.seconds:.0f} of {progress.most_seconds:.0f} s"

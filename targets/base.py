@@ -49,7 +49,7 @@ class Kernels(Protocol):
 
 
 @dataclass(frozen=True)
-class Progress:
+class TuningProgress:
     """How far tuning is: contractions done, how many of them it made faster, seconds of those it may take."""
 
     done: int
@@ -100,7 +100,7 @@ class Target(Protocol):
         calls: Mapping[Contraction, int],
         seconds: float,
         path: Path | None,
-        watch: Callable[[Progress], None],
+        watch: Callable[[TuningProgress], None],
     ) -> Target:
         """The target with the kernels for contractions, each called so often in a step, that are measured to
         be the fastest, in about so many seconds. `path` is a folder for what is measured, to be taken again.

@@ -12,7 +12,7 @@ from e2compile import display
 from e2compile.errors import UsageError
 from e2compile.lower.workload import Contraction
 from e2compile.pipeline import TrainingGraph
-from e2compile.targets import Progress
+from e2compile.targets import TuningProgress
 from e2compile.targets.llvm import tuning
 from e2compile.targets.llvm.choices import candidates
 from e2compile.targets.llvm.machine import Machine
@@ -58,11 +58,13 @@ def test_a_tuned_program_is_verified_and_has_a_place_of_its_own_in_the_cache(
         return Measured(candidates(contraction, machine)[1], 0.5)
 
     monkeypatch.setattr(tuning, "measured", second)
-    reports: list[Progress] = []
+    reports: list[TuningProgress] = []
     plain = e2compile.compile(graph, output=tmp_path / "plain", verify=False)
     tuned = e2compile.compile(graph, output=tmp_path / "tuned", tune=1000, progress=reports.append)
     assert sorted(contraction.method for contraction in seen) == ["convolution", "weight_gradient"]
-    assert [(report.done, report.total, report.faster) for report in reports] == [(1, 2, 1), (2, 2, 2)]
+    assert [(report.done, report.total, report.faster) for report in reports] == [
+        *((0, 2, 0), (1, 2, 1), (2, 2, 2)),
+    ]
     assert json.loads((tuned.folder / "verify" / "verify.json").read_text())["passed"] is True
     assert (plain.folder / "program").is_dir()
     assert contents(plain.folder / "program") != contents(tuned.folder / "program")
@@ -70,7 +72,8 @@ def test_a_tuned_program_is_verified_and_has_a_place_of_its_own_in_the_cache(
     phases: list[str] = []
     options = {"tune": 1000, "watch": lambda phase, _: phases.append(phase)}
     again = e2compile.compile(graph, output=tmp_path / "again", progress=reports.append, **options)
-    assert len(seen) == len(reports) == 2
+    assert len(seen) == 2
+    assert (reports[-1].done, reports[-1].faster) == (2, 2)
     assert "from the cache" in phases
     assert contents(again.folder / "program") == contents(tuned.folder / "program")
     kept = (own_cache / TABLE).read_bytes()
@@ -95,10 +98,10 @@ def test_a_terminal_shows_a_bar_while_tuning(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(display, "out", Console(file=shown, force_terminal=True, width=120))
     with display.working("compiling it") as status:
         tuning_shown = display.Tuning(status)
-        tuning_shown(Progress(1, 4, 1, 2.0, 30.0))
+        tuning_shown(TuningProgress(1, 4, 1, 2.0, 30.0))
         display.out.print(status.status)
         assert "1 of 4 contractions, 1 faster, 2 of 30 s" in shown.getvalue()
-        tuning_shown(Progress(4, 4, 1, 9.0, 30.0))
+        tuning_shown(TuningProgress(4, 4, 1, 9.0, 30.0))
         assert str(status.status) == "compiling it"
 
 

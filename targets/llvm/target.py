@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from e2compile.graph import StepGraph
     from e2compile.lower.workload import Contraction
     from e2compile.pipeline import TrainingGraph
-    from e2compile.targets.base import Progress
+    from e2compile.targets.base import TuningProgress
     from e2compile.targets.llvm.choices import Choices
     from e2compile.targets.llvm.kernels import LlvmKernels
 
@@ -76,7 +76,7 @@ class LlvmTarget:
         calls: "Mapping[Contraction, int]",
         seconds: float,
         path: Path | None,
-        watch: "Callable[[Progress], None]",
+        watch: "Callable[[TuningProgress], None]",
     ) -> "LlvmTarget":
         from e2compile.targets.llvm.tuning import Tuning
 

@@ -12,7 +12,7 @@ from tvm.tirx import PrimFunc
 from e2compile.lower.module import contraction_kernel
 from e2compile.lower.workload import Contraction
 from e2compile.runtime.engine import import_tvm
-from e2compile.targets.base import Progress
+from e2compile.targets.base import TuningProgress
 from e2compile.targets.llvm import tuning_table
 from e2compile.targets.llvm.build import function
 from e2compile.targets.llvm.choices import Choices, candidates
@@ -36,7 +36,7 @@ class Tuning:
     machine: Machine
     seconds: float
     path: Path | None
-    watch: Callable[[Progress], None]
+    watch: Callable[[TuningProgress], None]
 
     def choices(self, calls: Mapping[Contraction, int]) -> Choices:
         """What to choose for those contractions, called so often in a step, that are faster for it.
@@ -47,6 +47,7 @@ class Tuning:
         known = self._known(calls)
         left = sorted(calls.keys() - known.keys(), key=lambda c: (-calls[c] * c.conv.macs, repr(c)))
         began = time.perf_counter()
+        self._report(calls, known, 0.0)
         for contraction in left:
             if time.perf_counter() - began > self.seconds:
                 break
@@ -71,7 +72,7 @@ class Tuning:
         self, calls: Mapping[Contraction, int], known: Mapping[Contraction, Measured], seconds: float
     ) -> None:
         faster = sum(item.choice is not None for item in known.values())
-        self.watch(Progress(len(known), len(calls), faster, seconds, self.seconds))
+        self.watch(TuningProgress(len(known), len(calls), faster, seconds, self.seconds))
 
 
 def measured(contraction: Contraction, machine: Machine) -> Measured:

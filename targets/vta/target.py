@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from e2compile.graph import StepGraph
     from e2compile.lower.workload import Contraction
     from e2compile.pipeline import TrainingGraph
-    from e2compile.targets.base import Progress
+    from e2compile.targets.base import TuningProgress
     from e2compile.targets.vta.host.kernels import VtaKernels
 
 
@@ -72,7 +72,7 @@ class VtaTarget:
         calls: "Mapping[Contraction, int]",  # noqa: ARG002 - the protocol's
         seconds: float,  # noqa: ARG002
         path: Path | None,  # noqa: ARG002
-        watch: "Callable[[Progress], None]",  # noqa: ARG002
+        watch: "Callable[[TuningProgress], None]",  # noqa: ARG002
     ) -> "VtaTarget":
         raise UsageError(self.untunable())
 

@@ -1,9 +1,9 @@
 """Tuning: what can be chosen, that kernels are as chosen, and what is kept of measurements."""
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tvm_ffi import structural_equal
 from e2compile.errors import UsageError
 from e2compile.lower.module import contraction_kernel
 from e2compile.lower.workload import Contraction, Convolution
-from e2compile.targets import Progress
+from e2compile.targets import TuningProgress
 from e2compile.targets.llvm import tiling, tuning, tuning_table
 from e2compile.targets.llvm.arithmetic import Floats
 from e2compile.targets.llvm.build import function
@@ -125,23 +125,27 @@ def test_the_largest_are_measured_first_until_time_is_spent(
 ) -> None:
     small, large, often = (Contraction("convolution", same(n, 8, 4, 4)) for n in (1, 4, 2))
     calls, seen = {small: 1, large: 1, often: 3}, []
-    reports: list[Progress] = []
+    reports: list[TuningProgress] = []
 
     def measured(contraction: Contraction, _: object) -> Measured:
         seen.append(contraction)
-        time.sleep(0.06)
         return Measured(candidates(contraction, host())[1], 0.5) if contraction == often else Measured()
 
     monkeypatch.setattr(tuning, "measured", measured)
-    tuned = Tuning(host(), 0.1, tmp_path / "table.json", reports.append)
+    # Six seconds pass with each measurement.
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=lambda: 6.0 * len(seen)))
+    tuned = Tuning(host(), 10.0, tmp_path / "table.json", reports.append)
     expected = ((often, candidates(often, host())[1]),)
     assert tuned.choices(calls) == expected
     assert seen == [often, large]
-    assert [(report.done, report.total, report.faster) for report in reports] == [(1, 3, 1), (2, 3, 1)]
+    assert [(report.done, report.total, report.faster) for report in reports] == [
+        *((0, 3, 0), (1, 3, 1), (2, 3, 1)),
+    ]
     assert tuned.choices(calls) == expected
     assert seen == [often, large, small]
     assert tuned.choices(calls) == expected
-    assert len(seen) == len(reports) == 3
+    assert seen == [often, large, small]
+    assert (reports[-1].done, reports[-1].faster) == (3, 1)
 
 
 # The table
