@@ -1,4 +1,4 @@
-"""The shipped calibrations: each log fitted anew, its coefficients, and its error on what was not fitted.
+"""The shipped calibrations: each log fitted anew, its coefficients, and its error on the groups held out.
 
 python benchmarks/calibrations.py
 """

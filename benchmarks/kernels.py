@@ -28,6 +28,7 @@ import torch
 
 import e2compile
 from e2compile.compiler import entry_points
+from e2compile.lower.flat import fused
 from e2compile.lower.layout import state_orders
 from e2compile.lower.module import Lowering
 from e2compile.lower.workload import Convolution
@@ -73,8 +74,8 @@ def compiled(name: str, size: int, passes: tuple[Pass, ...]) -> tuple[Program, d
     """The program, and by its name the workload of each kernel that has one, with its method."""
     graph = e2compile.capture(nets.net(name), nets.batch(size)).apply(*passes)
     lowering = Lowering(CPU.kernels)
-    step = entry_points(graph.step).step
-    lowering.function("step", step, state_orders(step))
+    fusion = fused(entry_points(graph.step).step)
+    lowering.function("step", fusion, state_orders(fusion.step))
     workloads = {
         str(variable.name_hint): key[:2]
         for key, variable in lowering.generated.items()

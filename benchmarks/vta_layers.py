@@ -23,7 +23,7 @@ from e2compile.targets.vta.isa import config
 from e2compile.targets.vta.isa.config import Config
 from e2compile.targets.vta.isa.instructions import AluOp, Stage
 from e2compile.targets.vta.isa.stream import Stream
-from e2compile.targets.vta.schedule.correlate import Schedule
+from e2compile.targets.vta.schedule.correlate import CorrelationSchedule
 from e2compile.targets.vta.schedule.correlate_tile import Tile
 from e2compile.targets.vta.schedule.scheduler import emitted, streams
 from e2compile.targets.vta.schedule.work import Correlation, Taps, Work
@@ -77,7 +77,7 @@ def published(vta: Config) -> Iterator[dict[str, Any]]:
         tile = Tile(some_outputs, 1, rows, columns, inputs, len(taps))
         # The runtime of then loaded each row of a tile by itself: so does a stream for rows that lie apart.
         apart = Correlation(*sizes, 2 * stored + 64, out, out, taps, (stride, stride), 1)
-        theirs = _timed(emitted(partial(Schedule, apart, vta, tile), EPILOGUE), vta)
+        theirs = _timed(emitted(partial(CorrelationSchedule, apart, vta, tile), EPILOGUE), vta)
         work = Correlation(*sizes, stored, out, out, taps, (stride, stride), 1)
         ours = _timed(streams(work, vta, EPILOGUE), vta)
         yield {
@@ -91,9 +91,8 @@ def published(vta: Config) -> Iterator[dict[str, Any]]:
 def works(layer: Convolution, vta: Config) -> dict[str, list[Work]]:
     """As the target makes them of 16 images: several for an input gradient, one for each parity."""
     gathers = {"forward": geometry.forward(layer, vta), "input gradient": geometry.input_gradient(layer, vta)}
-    found: dict[str, list[Work]] = {kind: [p.work for p in g.parts] for kind, g in gathers.items() if g}
-    gradient = geometry.weight_gradient(layer, vta)
-    return found | ({"weight gradient": [gradient.work]} if gradient else {})
+    found: dict[str, list[Work]] = {kind: [p.work for p in g.parts] for kind, g in gathers.items()}
+    return found | {"weight gradient": [geometry.weight_gradient(layer, vta).work]}
 
 
 def busy(vta: Config) -> Iterator[dict[str, Any]]:

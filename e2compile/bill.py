@@ -12,8 +12,7 @@ from e2compile.energy.work import STEP, Work, from_rows
 from e2compile.errors import UsageError
 from e2compile.runtime import manifest as manifests
 from e2compile.runtime.fit import Executed
-from e2compile.targets import FPGA, find
-from e2compile.targets.vta.report import layers
+from e2compile.targets import find
 
 WORK = "report/work.json"
 
@@ -66,14 +65,14 @@ def pricing(folder: Path, table: str | None = None) -> Pricing:
     Raises UsageError for a table that is not there and for a folder that is no Program of this version.
     """
     manifest = manifests.read(folder)
-    is_fpga = manifest.target == FPGA.name
-    manifests.check(manifest, folder, (WORK, *[layers.REPORT] * is_fpga))
+    manifests.check(manifest, folder, [WORK])
     work = json.loads((folder / WORK).read_text())
-    array = layers.array(layers.read(folder)) if is_fpga else None
     target = find(manifest.target)
+    accelerated = target.accelerated(folder)
+    array = None if accelerated is None else accelerated.array
     own = target.prices if array is None else target.prices.with_stem(array.board)
     shares = {name: Share(v, Tag(tag), source) for name, (v, tag, source) in work["shares"].items()}
-    device = {} if array is None else array.seconds(from_rows(work["after"]))
+    device = {} if array is None else array.each(from_rows(work["after"]))
     cashier = Cashier(prices.find(table, own), device)
     return Pricing(manifest.target, work, shares, cashier, "" if array is None else array.source)
 

@@ -103,7 +103,7 @@ class _Search:
         choices = arithmetics(self.graph, self.target)
         for gate in (None, *_of(self.graph, LayerGate)):
             gated = replace(self.graph, passes=() if gate is None else (gate,))
-            step = differentiated(gated)
+            step = self.graph.captured if gate is None else differentiated(gated)
             done = count(outlined(step))
             for arithmetic in choices:
                 rewritten = step
@@ -112,7 +112,8 @@ class _Search:
                 quoted = quote(outlined(rewritten), self.target, self.table)
                 for skip in (0.0,) if gate is None else sorted({*SKIPS, gate.target_skip}):
                     passes = () if gate is None else (replace(gate, target_skip=skip),)
-                    known = shares_of(replace(gated, passes=passes), quoted.work.symbols)
+                    passed = replace(gated, passes=(*passes, *arithmetic.passes))
+                    known = shares_of(passed, quoted.work.symbols)
                     joules = quoted.joules({name: share.value for name, share in known.items()})
                     work = _macs(done, 1 - skip) / _macs(done, 1.0)
                     yield self._way(joules, whole, passes, work, arithmetic)

@@ -38,7 +38,8 @@ def priced_calls(
     known = {name: share.value for name, share in shares.items()}
     found = tuple(_priced(node, branch, given.cashier, known) for node, branch in _worked(stage.graph, ""))
     if not found:
-        raise UsageError(f"no work is known of stage {stage.name}: it is counted from differentiated on")
+        why = "a call there stands for several operators; work is counted from differentiated on"
+        raise UsageError(f"no work is known of stage {stage.name}: {why}")
     return found
 
 

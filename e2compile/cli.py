@@ -104,19 +104,12 @@ def compile_model(
         program = compile(graph, target, output, seed, verify, cache, phases, host, tune, tuning)
     command = shlex.join(["e2compile", "train", str(output), *average])
     command += f", on {program.manifest.host}" if foreign else ""
-    display.compiled(program, summarise(program), _left_on_host(program), command)
+    accelerated = find(target).accelerated(output)
+    left = None if accelerated is None else accelerated.left
+    display.compiled(program, summarise(program), left, command)
     if train is not None:
         hint = ["--epochs", str(train), *average] if isinstance(task.data, str) else None
         _train(program, task.data, Options(epochs=train, swa_start=swa_start), hint)
-
-
-def _left_on_host(program: "Program") -> str | None:
-    if program.manifest.target != "fpga":
-        return None
-    from e2compile import tables
-    from e2compile.targets.vta.report import layers
-
-    return tables.left_on_host(layers.read(program.folder))
 
 
 def _default_output(model: str) -> Path:

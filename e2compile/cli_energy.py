@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from e2compile import display, load
-from e2compile.arguments import Json, Output, Positive, Settings, Several, parse_budget
+from e2compile.arguments import Json, Output, PartOfRun, Positive, Settings, Several, parse_budget
 from e2compile.collector import paused
 
 
@@ -39,11 +39,13 @@ def estimate(
     /,
     *,
     target: str = "cpu",
+    host: str | None = None,
     passes: str | None = None,
     preset: str = "default",
     settings: Settings = (),
     prices: str | None = None,
     images: Positive | None = None,
+    swa_start: PartOfRun | None = None,
     energy_budget: str | None = None,
     results: Json = None,
 ) -> None:
@@ -52,11 +54,13 @@ def estimate(
     Args:
         model: As for compiling.
         target: As for compiling.
+        host: As for compiling. Prices are the target's all the same: --prices names a machine's.
         passes: As for compiling.
         preset: As for compiling.
         settings: As for compiling.
         prices: As for energy.
         images: Of an epoch; by default those of the model file's data that are not held out.
+        swa_start: As for train; by default the preset's, as for compiling with --train.
         energy_budget: A share of the plain step's joules, like 40%: list settings of the passes that keep
             to it.
         results: Write the figures to this JSON file.
@@ -66,16 +70,18 @@ def estimate(
     from e2compile.estimate import estimate
     from e2compile.options import parse_passes
     from e2compile.pipeline import capture_task
+    from e2compile.presets import PRESETS
     from e2compile.runtime.export import check_writable, write_json
     from e2compile.targets import find
     from e2compile.task import load_task
 
     check_writable(results)
-    chosen, place = parse_passes(passes, settings, preset), find(target)
+    chosen, place = parse_passes(passes, settings, preset), find(target, host)
+    average = PRESETS[preset].swa_start_of(chosen) if swa_start is None else swa_start
     budget = None if energy_budget is None else parse_budget(energy_budget)
     with display.working(f"estimating {model}"), paused():
         graph = capture_task(load_task(model)).apply(*chosen)
-        found = estimate(graph, place, prices, images)
+        found = estimate(graph, place, prices, images, average)
     display_energy.estimated(found)
     content = asdict(found)
     if budget is not None:
@@ -156,7 +162,7 @@ def measure(
     program: Path,
     /,
     *,
-    meter: Literal["rapl", "hwmon", "csv"],
+    meter: Literal["rapl", "nvml", "hwmon", "pmbus", "csv"],
     output: Output = None,
     seconds: Annotated[float, Parameter(validator=Number(gt=0))] = 10.0,
     repeats: Positive = 5,
@@ -168,23 +174,24 @@ def measure(
 
     Args:
         program: A Program folder.
-        meter: rapl (the processor's counters), hwmon (a board's power rails) or csv (an external meter).
+        meter: rapl (the processor's counters), nvml (those of NVIDIA GPUs), hwmon (a board's power rails),
+            pmbus (its regulators) or csv (an external meter).
         output: The log; rows are added to one that is there. By default measured.csv.
         seconds: How long each part is run in one go.
         repeats: How often.
         meter_file: What an external meter writes: CSV with the columns seconds (since 1970) and watts.
-        rails: A rail of hwmon to take; by default all are added up.
+        rails: A rail, a GPU (gpu0) or a RAPL domain to take; by default all are added up.
         device: As for train.
     """
     from e2compile import display_energy
     from e2compile.energy import meters
-    from e2compile.measure import append, measure
+    from e2compile.measure import append, check, measure
+    from e2compile.runtime.export import check_writable
 
-    chosen, loaded, path = (
-        meters.meter(meter, meter_file, rails),
-        load(program, device),
-        output or Path("measured.csv"),
-    )
+    chosen, path = meters.meter(meter, meter_file, rails), output or Path("measured.csv")
+    check_writable(path)
+    check(path, chosen)
+    loaded = load(program, device)
     append(path, measure(loaded, chosen, seconds, repeats, display_energy.measured), loaded, chosen)
     display.say(f"written to {path}")
 

@@ -131,11 +131,13 @@ def _check_tuning(target: Target, seconds: float | None) -> None:
 
 def _contractions(graph: TrainingGraph) -> "Counter[Contraction]":
     """Those of an executed step."""
+    from e2compile.lower.flat import fused
     from e2compile.lower.layout import state_orders
-    from e2compile.lower.module import contractions, scheduled
+    from e2compile.lower.module import contractions
+    from e2compile.lower.schedule import schedule
 
-    step = entry_points(graph.step).step
-    return contractions(scheduled(step, state_orders(step)))
+    fusion = fused(entry_points(graph.step).step)
+    return contractions(schedule(fusion, state_orders(fusion.step)))
 
 
 def _build(
@@ -143,26 +145,29 @@ def _build(
 ) -> tuple[dict[str, Any], "dict[str, Recording]"]:
     """Graphs to files, functions to the library; gives the functions' signatures, and how to tap each."""
     # not above: a program from the cache does without TVM
+    from e2compile.lower.flat import fused
     from e2compile.lower.layout import state_orders
     from e2compile.lower.liveness import memory
     from e2compile.lower.module import Lowering, planned_bytes
     from e2compile.lower.taps import taps
     from e2compile.verification.recording import Recording
 
-    work = counted(graph)
-    for number, stage in enumerate(graph.stages):
-        artefact.write_stage(place / "graphs", number, stage, work.calls.get(number))
-    artefact.write_evaluation(place / "graphs", graph.evaluation_step)
-    artefact.write_json(place / "report" / "work.json", work.content, indent=None)
     entries = entry_points(graph.step)
     functions = {"step": entries.step, "evaluate": graph.evaluation_step}
     if entries.keep is not None:
         functions["keep"] = entries.keep
     clock.done("captured and rewritten")
+    fusions = {name: fused(function) for name, function in functions.items()}
+    work = counted(graph, fusions)
+    for number, stage in enumerate(graph.stages):
+        artefact.write_stage(place / "graphs", number, stage, work.calls.get(number))
+    artefact.write_evaluation(place / "graphs", graph.evaluation_step)
+    artefact.write_json(place / "report" / "work.json", work.content, indent=None)
+    clock.done("fused and counted")
     lowering = Lowering(target.kernels)
-    orders = state_orders(entries.step)
-    for name, function in functions.items():
-        lowering.function(name, function, orders)
+    orders = state_orders(fusions["step"].step)
+    for name, fusion in fusions.items():
+        lowering.function(name, fusion, orders)
     module = lowering.module()
     clock.notes["kernels"] = len(lowering.generated)
     clock.notes["calls"] = {name: len(s.kernels) for name, s in lowering.schedules.items()}

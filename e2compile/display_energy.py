@@ -9,6 +9,7 @@ from rich.table import Table
 
 from e2compile import display
 from e2compile.display import joules
+from e2compile.energy.log import IDLE
 
 if TYPE_CHECKING:
     from e2compile.bill import Bill
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from e2compile.call_bill import PricedCall
     from e2compile.compare import Comparison
     from e2compile.energy.calibrate import Calibration
-    from e2compile.energy.cashier import Side
+    from e2compile.energy.cashier import Share, Side
     from e2compile.energy.fit import Errors, Fit
     from e2compile.energy.prices import Figure
     from e2compile.estimate import Estimate, Range
@@ -51,8 +52,13 @@ def _fitted(how: "Fit", figures: "Mapping[str, Figure]") -> None:
     rows.append((f"  error of {how.rows} rows fitted", _errors(how.residual)))
     if how.held_out is not None:
         rows.append((f"  error of {', '.join(how.held_groups)}, held out", _errors(how.held_out)))
-    rows.append(("  error of each group left out", _errors(how.left_out)))
+    left_out = sorted((error.median, group) for group, error in how.left_out.items())
+    rows.append(("  median error of each group by a fit to the others", _left_out(left_out)))
     display.table(rows)
+
+
+def _left_out(found: Iterable[tuple[float, str]]) -> str:
+    return ", ".join(f"{group} {error:.1%}" for error, group in found) or "there is one group alone"
 
 
 def _errors(found: "Errors") -> str:
@@ -80,7 +86,7 @@ def billed(found: "Bill") -> None:
     sources = list(dict.fromkeys(f"{line.figure.source} ({line.figure.date})" for line in after.lines))
     _section("after, by quantity: modelled amounts times prices", _priced(after, sources))
     _section("sources of prices", ((f"[{i}]", source) for i, source in enumerate(sources, 1)))
-    _section("shares", ((n, f"{s.value:.1%}, {s.tag}: {s.source}") for n, s in found.shares.items()))
+    _section("shares", _shares(found.shares))
 
 
 def stage(name: str, calls: "Sequence[PricedCall]") -> None:
@@ -126,7 +132,8 @@ def estimated(found: "Estimate") -> None:
     if found.totals is not None and found.length is not None:
         length, (whole, left) = found.length, found.totals
         _range(grid, f"an epoch: {length.steps:,} steps, its evaluation", whole.epoch, left.epoch)
-        _range(grid, f"all {length.epochs:,} epochs and the test", whole.schedule, left.schedule)
+        average = f", with the average of {length.averaged_epochs:,}" if length.averaged_epochs else ""
+        _range(grid, f"all {length.epochs:,} epochs and the test{average}", whole.schedule, left.schedule)
     _show(grid, "joules, modelled; best and worst: no or every gated block and fallback runs")
     if found.unknown:
         display.say(f"an epoch is not known: {found.unknown}; --images N says how many images it has")
@@ -139,7 +146,7 @@ def estimated(found: "Estimate") -> None:
         )
     if found.passes:
         _show(ladder, "a scheduled step with one pass after the other, expected")
-    _section("shares", ((n, f"{s.value:.1%}, {s.tag}: {s.source}") for n, s in found.shares.items()))
+    _section("shares", _shares(found.shares))
 
 
 def ways(found: "Sequence[Way]", budget: float) -> None:
@@ -191,6 +198,16 @@ def compared(found: "Comparison") -> None:
     display.say(
         f"joules: executed work, modelled ({found.table}); seconds: measured here, with data and evaluation"
     )
+
+
+def _shares(found: "Mapping[str, Share]") -> Iterator[tuple[str, str]]:
+    """Conditions of one share in one line."""
+    names: dict[Share, list[str]] = {}
+    for name, share in found.items():
+        names.setdefault(share, []).append(name)
+    for share, alike in names.items():
+        label = alike[0] if len(alike) == 1 else f"{alike[0]} and {len(alike) - 1} more"
+        yield label, f"{share.value:.1%}, {share.tag}: {share.source}"
 
 
 def _range(grid: Table, name: str, before: "Range", after: "Range") -> None:
@@ -266,7 +283,9 @@ def _priced(side: "Side", sources: list[str]) -> "Iterator[tuple[str, str]]":
 def measured(part: "Part") -> None:
     """A part as it has been measured."""
     reading = part.reading
-    each = f", {joules(reading.joules / part.calls)} each" if part.name != "idle" and part.calls else ""
     rate = f", read {reading.hz:.0f} times a second" if reading.hz else ""
     what = f"{part.name:<9} {part.watts:8.3f} W measured for {reading.seconds:.1f} s{rate}"
-    display.say(f"{what}; {part.calls} calls{each}")
+    if part.name != IDLE:
+        each = (reading.joules / part.calls, part.joules_above_idle / part.calls)
+        what += f"; {part.calls} calls of {joules(each[0])}, {joules(each[1])} above idle"
+    display.say(what)

@@ -11,13 +11,13 @@ from pathlib import Path
 from e2compile.counting import shares_of
 from e2compile.energy import prices
 from e2compile.energy.cashier import Cashier, Share, Side
-from e2compile.energy.count import count, count_evaluation
+from e2compile.energy.count import count, count_evaluation, count_stages, total
 from e2compile.energy.prices import Table
 from e2compile.energy.work import STEP, Work
 from e2compile.errors import UsageError
 from e2compile.graph import StepGraph, verify
 from e2compile.guards.outline import has_guards, outline
-from e2compile.pipeline import Level, Pass, TrainingGraph, settings_text
+from e2compile.pipeline import Level, TrainingGraph, settings_text
 from e2compile.runtime.datasets import load
 from e2compile.runtime.fit import Options
 from e2compile.targets import Target
@@ -62,18 +62,25 @@ class Rung:
 
 @dataclass(frozen=True)
 class Length:
-    """How long training is declared to be: steps are scheduled ones, batches those that are evaluated."""
+    """How long training is declared to be: steps are scheduled ones, batches those that are evaluated.
+
+    `averaged_epochs` are those whose weights the rewritten run averages.
+    """
 
     images: int
     steps: int
     validation_batches: int
     test_batches: int
     epochs: int
+    averaged_epochs: int = 0
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Joules of an epoch with its evaluation, and of all epochs with the test."""
+    """Joules of an epoch with its evaluation, and of all epochs with the test.
+
+    With averaged weights the schedule has an epoch more, for their statistics, and its test.
+    """
 
     epoch: Range
     schedule: Range
@@ -114,34 +121,46 @@ class Quote:
 
 def quote(step: StepGraph, target: Target, table: Table) -> Quote:
     """Count a step, and ask the target what its accelerator takes for it."""
-    work, array = count(step, planned=True), target.array(step)
+    return _quote(step, count(step, planned=True), target, table)
+
+
+def _quote(step: StepGraph, work: Work, target: Target, table: Table) -> Quote:
+    array = target.array(step)
     if array is None:
         return Quote(work, Cashier(table))
-    return Quote(work, Cashier(table, array.seconds(work)), array.source)
+    return Quote(work, Cashier(table, array.each(work)), array.source)
 
 
 def estimate(
-    graph: TrainingGraph, target: Target, table: str | None = None, images: int | None = None
+    graph: TrainingGraph,
+    target: Target,
+    table: str | None = None,
+    images: int | None = None,
+    swa_start: float | None = None,
 ) -> Estimate:
     """What a task costs on a target before its passes and after them.
 
     `table` names a price table, by default the target's; `images` are those of an epoch, by default those of
-    the task's data without the part held out.
-    Raises UsageError for a table that lacks a price, CompileError for work that is not known.
+    the task's data without the part held out. After `swa_start`, a share of the run, the rewritten one
+    averages weights.
+    Raises UsageError for a table that lacks a price and for a run that has nothing to average, CompileError
+    for work that is not known.
     """
     graph = target.prepare(graph)
     found = prices.find(table, target.prices)
-    rungs = [(name, quote(step, target, found)) for name, step in stages(graph)]
+    named = list(stages(graph))
+    works = map(total, count_stages([step for _, step in named], planned=True))
+    rungs = [(n, _quote(step, work, target, found)) for (n, step), work in zip(named, works, strict=True)]
     plain, last = rungs[0][1], rungs[-1][1]
     evaluations = [
         replace(quoted, work=count_evaluation(g.evaluation_step, planned=True))
-        for quoted, g in ((plain, replace(graph, passes=())), (last, graph))
+        for quoted, g in ((plain, _bare(graph)), (last, graph))
     ]
     symbols = frozenset().union(*(q.work.symbols for _, q in rungs), evaluations[1].work.symbols)
     shares = shares_of(graph, symbols)
     expected = {name: share.value for name, share in shares.items()}
     sides = [q.cashier.side(q.work.at(expected)) for _, q in rungs]
-    steps = [
+    ladder = [
         Rung(name, now.joules, now.seconds, before.joules - now.joules)
         for (name, _), before, now in zip(rungs[1:], sides, sides[1:], strict=False)
     ]
@@ -150,7 +169,11 @@ def estimate(
         _costs(last, evaluations[1], expected),
     )
     length, unknown = _length(graph.task, images)
-    totals = None if length is None else (_totals(costs[0], length), _totals(costs[1], length))
+    if length is not None and swa_start is not None:
+        length = replace(length, averaged_epochs=_averaged(swa_start, length))
+    totals = None
+    if length is not None:
+        totals = _totals(costs[0], replace(length, averaged_epochs=0)), _totals(costs[1], length)
     return Estimate(
         target.name,
         found.name,
@@ -159,7 +182,7 @@ def estimate(
         sides[0],
         sides[-1],
         costs,
-        tuple(steps),
+        tuple(ladder),
         length,
         totals,
         last.device,
@@ -170,31 +193,28 @@ def estimate(
 def stages(graph: TrainingGraph) -> Iterator[tuple[str, StepGraph]]:
     """The captured step, then the step after each pass in the order in which they are applied."""
     yield "captured", graph.captured
-    by_level = [[item for item in graph.passes if item.level is level] for level in Level]
-    forward, joint, last = by_level
+    forward, joint, last = ([item for item in graph.passes if item.level is level] for level in Level)
     for n in range(1, len(forward)):
         yield settings_text(forward[n - 1]), replace(graph, passes=tuple(forward[:n])).step
-    step = differentiated(graph)
-    if forward:
-        yield settings_text(forward[-1]), outlined(step)
-    for item in joint:
-        step = item(step).graph
-        yield settings_text(item), outlined(step)
-    step = outlined(step)
-    for item in last:
-        step = item(step).graph
-        yield settings_text(item), step
+    steps = [stage.graph for stage in graph.stages if isinstance(stage.graph, StepGraph)]
+    # conditionals come after the last joint pass, and the earlier steps are to be seen with theirs
+    bare, whole = steps[: len(joint) + 1], steps[len(joint) + 1 :]
+    before_last = [*map(outlined, bare[:-1]), whole.pop(0) if len(whole) > len(last) else bare[-1]]
+    rewritten = [*before_last, *whole]
+    names = [settings_text(item) for item in (*forward[-1:], *joint, *last)]
+    yield from zip(names, rewritten[len(rewritten) - len(names) :], strict=True)
 
 
 def differentiated(graph: TrainingGraph) -> StepGraph:
     """The step after the forward passes alone."""
-    found = next(s.graph for s in replace(graph, passes=_forward(graph)).stages if s.name == "differentiated")
+    found = next(stage.graph for stage in graph.stages if stage.name == "differentiated")
     assert isinstance(found, StepGraph)
     return found
 
 
-def _forward(graph: TrainingGraph) -> tuple[Pass, ...]:
-    return tuple(item for item in graph.passes if item.level is Level.FORWARD)
+def _bare(graph: TrainingGraph) -> TrainingGraph:
+    """A graph that evaluates as the user's does."""
+    return replace(graph, passes=()) if graph.has_forward_passes else graph
 
 
 def outlined(step: StepGraph) -> StepGraph:
@@ -224,7 +244,20 @@ def _range(quoted: Quote, shares: dict[str, float]) -> Range:
 
 def _totals(costs: Costs, length: Length) -> Totals:
     epoch = costs.scheduled * length.steps + costs.evaluated * length.validation_batches
-    return Totals(epoch, epoch * length.epochs + costs.evaluated * length.test_batches)
+    test = costs.evaluated * length.test_batches
+    schedule = epoch * length.epochs + test
+    if length.averaged_epochs:  # its statistics are taken from an epoch of which no step is dropped
+        schedule += costs.executed * length.steps + test
+    return Totals(epoch, schedule)
+
+
+def _averaged(start: float, length: Length) -> int:
+    """How many epochs end after a share of the run."""
+    first = round(start * length.epochs * length.steps)
+    count = sum(epoch * length.steps > first for epoch in range(1, length.epochs + 1))
+    if not count:
+        raise UsageError(f"no epoch of {length.epochs} ends after {start:.0%} of the run: nothing to average")
+    return count
 
 
 def _length(task: Task, images: int | None) -> tuple[Length | None, str]:

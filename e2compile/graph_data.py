@@ -32,9 +32,7 @@ def graph_data(module: fx.GraphModule, extra: Extra | None = None) -> dict[str, 
             nodes.append(_record(node, names, module) | dict((extra or {}).get(node, {})))
     results: Any = module.graph.output_node().args[0]
     results = results if isinstance(results, (list, tuple)) else [results]
-    read = {str(node.target) for node in module.graph.find_nodes(op="get_attr") if node.users}
-    found = {name: child for name, child in module.named_children() if name in read}
-    children = {name: child for name, child in found.items() if isinstance(child, fx.GraphModule)}
+    children = {n: child for n, child in module.named_children() if isinstance(child, fx.GraphModule)}
     return {
         "inputs": inputs,
         "nodes": nodes,

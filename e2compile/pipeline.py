@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
@@ -94,7 +94,12 @@ class TrainingGraph:
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """Every graph from capture to the last pass."""
-        return tuple(_run(self.task, self.training, self.passes))
+        return (*self.forward_stages, *_step_stages(self.task, self.forward, self.passes))
+
+    @cached_property
+    def forward_stages(self) -> tuple[Stage, ...]:
+        """The forward graphs from capture to the last forward pass."""
+        return tuple(_forward_stages(self.training, self.passes))
 
     @property
     def has_forward_passes(self) -> bool:
@@ -113,7 +118,9 @@ class TrainingGraph:
     @property
     def forward(self) -> ForwardGraph:
         """The training step's forward graph under the forward passes."""
-        return [s.graph for s in self.stages if isinstance(s.graph, ForwardGraph)][-1]
+        graph = self.forward_stages[-1].graph
+        assert isinstance(graph, ForwardGraph)
+        return graph
 
     @property
     def step(self) -> StepGraph:
@@ -170,13 +177,16 @@ def capture_task(task: Task) -> TrainingGraph:
         return TrainingGraph(task, capture_forward(task, True), capture_forward(task, False))
 
 
-def _run(task: Task, forward: ForwardGraph, passes: Sequence[Pass]) -> Any:
+def _forward_stages(forward: ForwardGraph, passes: Sequence[Pass]) -> Iterator[Stage]:
     yield Stage("captured", forward, 0, (), 0.0)
     for item in passes:
         if item.level is Level.FORWARD:
             change, seconds = _timed(item, forward)
             forward = change.graph
             yield Stage(item.name, forward, change.changed, change.notes, seconds)
+
+
+def _step_stages(task: Task, forward: ForwardGraph, passes: Sequence[Pass]) -> Iterator[Stage]:
     began = time.perf_counter()
     step = differentiate(forward, task)
     verify(step)

@@ -1,6 +1,5 @@
 """How reports look: what compiling took and gave, what the FPGA's array does layer by layer."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from e2compile.display import out, say, size, table
 from e2compile.runtime.timing import by_layer
+from e2compile.targets.vta.report.left import why
 
 if TYPE_CHECKING:
     from e2compile.runtime.timing import HostTime
@@ -79,7 +79,7 @@ def _left(function: str, host: Sequence["HostRow"], calls: int, lines: Lines) ->
     say(f"{function}: {calls} calls of kernels on the host")
     for row in host:
         if row.calls.get(function):
-            work = f"{row.macs * row.calls[function]:,} multiply-accumulates, {row.reason}"
+            work = f"{row.macs * row.calls[function]:,} multiply-accumulates, {why([row], function)}"
             say(f"  {row.text}, {row.phase}: {work}  {_places(lines.get(row.name, ()))}")
 
 
@@ -106,18 +106,6 @@ def host(found: "HostTime") -> None:
         numbers = [f"{row.get(name, 0.0) * 1e3:.3f}" for name in present]
         shown.add_row(Text(layer or "the step"), *numbers, f"{sum(row.values()) / max(total, 1e-12):.1%}")
     Console(file=out.file, width=max(out.width, _WIDTH), highlight=False).print(shown)
-
-
-def left_on_host(report: "Report") -> str | None:
-    """One line for the step's products that the array leaves to its host; None without any."""
-    count: Counter[str] = Counter()
-    for row in report.host:
-        count[row.reason] += row.calls.get("step", 0)
-    if not count.total():
-        return None
-    reasons = ", ".join(f"{number} {reason}" for reason, number in count.most_common() if number)
-    every = count.total() + sum(row.calls.get("step", 0) for row in report.rows)
-    return f"{count.total()} of {every} integer products of a step, which the array cannot do: {reasons}"
 
 
 def _places(lines: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # to name a target, or to look for what it lacks, takes neither torch nor TVM
     from tvm import IRModule
@@ -17,6 +17,19 @@ if TYPE_CHECKING:  # to name a target, or to look for what it lacks, takes neith
     from e2compile.lower.workload import Contraction, Convolution, Pool
     from e2compile.pipeline import TrainingGraph
     from e2compile.runtime.host import Host
+
+
+@dataclass(frozen=True)
+class Accelerated:
+    """What a Program says of the accelerator that it calls.
+
+    `array` is what a step takes of it, `left` says in a line what of a step's work for it the host does, None
+    where that is nothing; `figures` are all that the Program's folder has, as JSON holds them.
+    """
+
+    array: Array
+    left: str | None
+    figures: dict[str, Any]
 
 
 class Kernels(Protocol):
@@ -113,6 +126,12 @@ class Target(Protocol):
 
     def array(self, step: StepGraph) -> Array | None:
         """What a step will take of the target's accelerator, without building it; None without one."""
+
+    def accelerated(self, folder: Path) -> Accelerated | None:
+        """What a Program that was built for the target says of its accelerator; None without one.
+
+        Raises UsageError for a folder that is no Program of this version.
+        """
 
     def build(self, module: IRModule, path: Path) -> None:
         """Compile `module` to a library at `path`, what it needs to run beside it.

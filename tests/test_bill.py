@@ -12,8 +12,9 @@ from e2compile.bill import bill
 from e2compile.energy.prices import Tag
 from e2compile.errors import UsageError
 from e2compile.estimate import estimate
-from e2compile.passes import SignPredict
+from e2compile.passes import BatchDrop, SignPredict
 from e2compile.targets import FPGA
+from e2compile.targets.vta.report import layers
 from tests.commands import run
 from tests.small import BATCH, small
 from tests.sources import ROOT
@@ -26,7 +27,7 @@ def finished(
 ) -> None:
     """A run's results without its training."""
     results = {"steps_scheduled": scheduled, "steps_executed": executed, "seconds": 2.0}
-    (folder / "runs" / "done").mkdir(parents=True)
+    (folder / "runs" / "done").mkdir(parents=True, exist_ok=True)
     (folder / "runs" / "done" / "results.json").write_text(
         json.dumps(results | {"executed": {}, "fallback": dict(fallback)})
     )
@@ -115,7 +116,7 @@ def test_calibrate_refuses_what_it_cannot_inherit(tmp_path: Path, capsys: pytest
 def test_an_arrays_seconds_are_those_that_the_simulator_counts(tmp_path: Path) -> None:
     """On a step in which every layer falls back, and on one in which none does."""
     folder = tmp_path / "fpga"
-    graph = small().apply(SignPredict(fallback="layer", unsure_limit=1.0))
+    graph = small().apply(BatchDrop(p=0.5), SignPredict(fallback="layer", unsure_limit=1.0))
     program = e2compile.compile(graph, "fpga", folder, verify=False, cache=False)
     found = e2compile.load(folder, "simulator")
     batch = [tensor.numpy() for tensor in BATCH]
@@ -124,15 +125,22 @@ def test_an_arrays_seconds_are_those_that_the_simulator_counts(tmp_path: Path) -
     assert {float(v) for name, v in counters.items() if name.endswith(".fallback")} == {0.0}
     fallback = {name.removesuffix(".fallback"): 0.0 for name in counters if name.endswith(".fallback")}
     finished(folder, 1, 1, fallback)
-    rarely, always = bill(folder, run="done"), bill(folder)
+    rarely, expected = bill(folder, run="done"), bill(folder)
     clock = FPGA.config.board.clock_hz
-    assert rarely.after.device_seconds == pytest.approx(found.driver.cycles / clock)
+    assert round(rarely.after.device_seconds * clock, 3) == found.driver.cycles
+    finished(folder, 1, 1, dict.fromkeys(fallback, 1.0))
+    always = bill(folder, run="done")
     assert always.after.device_seconds > rarely.after.device_seconds
     assert rarely.after.seconds > rarely.after.device_seconds
     assert rarely.before.device_seconds == 0
     assert (rarely.table, rarely.target) == ("pynq", "fpga")
+    moved = {line.quantity: line.amount for line in always.after.lines}
+    cost = layers.read(folder).totals["step"].cost
+    assert moved["read.sram"] == pytest.approx(cost.sram_read_bytes)
+    assert moved["write.sram"] == pytest.approx(cost.sram_written_bytes)
+    assert moved["read.dram"] > cost.loaded_bytes
     foreseen = estimate(graph, FPGA)
-    assert (foreseen.before, foreseen.after) == (always.before, always.after)
-    assert foreseen.device == always.device
+    assert (foreseen.before, foreseen.after) == (expected.before, expected.after)
+    assert foreseen.device == expected.device
     watts = {line.quantity: line.figure for line in rarely.after.lines}["time"]
     assert (watts.tag, watts.unit) == (Tag.MEASURED, "W")

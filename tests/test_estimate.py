@@ -13,10 +13,11 @@ import torch
 import e2compile
 from e2compile.bill import Meter, bill
 from e2compile.budget import Way, ways
+from e2compile.counting import LAYER_FALLBACK
 from e2compile.energy import prices
 from e2compile.errors import UsageError
 from e2compile.estimate import Estimate, estimate, quote
-from e2compile.passes import BatchDrop, LayerGate
+from e2compile.passes import BatchDrop, LayerGate, SignPredict
 from e2compile.pipeline import TrainingGraph, capture, capture_task
 from e2compile.runtime.fit import Options, Run
 from e2compile.targets import CPU
@@ -75,6 +76,38 @@ def test_lengths_are_those_of_a_run(found: Estimate, program_copy: Path) -> None
     assert totals.epoch.expected == pytest.approx(by_hand)
     test = length.test_batches * costs.evaluated.expected
     assert totals.schedule.expected == pytest.approx(length.epochs * by_hand + test)
+
+
+def test_an_average_takes_an_epoch_and_a_test_more(graph: TrainingGraph) -> None:
+    rewritten = graph.apply(BatchDrop(p=0.5))
+    plain, averaged = (estimate(rewritten, CPU, swa_start=start) for start in (None, 0.5))
+    assert plain.totals is not None
+    assert averaged.totals is not None
+    assert averaged.length is not None
+    assert averaged.length.averaged_epochs == 1  # the second of two ends after half of the run
+    assert averaged.totals[0] == plain.totals[0]
+    costs, length = averaged.costs[1], averaged.length
+    more = length.steps * costs.executed.expected + length.test_batches * costs.evaluated.expected
+    assert averaged.totals[1].schedule.expected - plain.totals[1].schedule.expected == pytest.approx(more)
+
+
+def test_a_run_too_short_to_average_is_refused() -> None:
+    with pytest.raises(UsageError, match="nothing to average"):
+        estimate(small(), CPU, images=2, swa_start=0.9)
+
+
+def test_full_products_are_expected_in_a_part_of_the_steps() -> None:
+    """As often as the study has counted, in all of them where less may be unsure."""
+    found = estimate(small().apply(SignPredict(fallback="layer")), CPU)
+    assert {share.value for share in found.shares.values()} == {LAYER_FALLBACK}
+    assert {share.tag for share in found.shares.values()} == {"assumed"}
+    executed = found.costs[1].executed
+    assert executed.best < executed.expected < executed.worst
+    assert executed.expected == pytest.approx(
+        executed.best + LAYER_FALLBACK * (executed.worst - executed.best)
+    )
+    strict = estimate(small().apply(SignPredict(fallback="layer", unsure_limit=0.1)), CPU).costs[1].executed
+    assert strict.best < strict.expected == strict.worst
 
 
 def test_an_epoch_of_unknown_length_has_no_joules() -> None:
@@ -167,13 +200,14 @@ def test_estimate_prints_and_writes(
     model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "estimate.json"
-    command = ("estimate", model_file, "--passes", "smd", "--energy-budget", "40%", "--json", path)
+    options = ("--host", "aarch64-linux-gnu", "--swa-start", "0.5", "--energy-budget", "40%", "--json", path)
+    command = ("estimate", model_file, "--passes", "smd", *options)
     assert run(*command) == 0
     shown = capsys.readouterr().out
     for text in (
         "a dropped step",
         "a scheduled step",
-        "all 2 epochs",
+        "all 2 epochs and the test, with the average of 1",
         "smd",
         "ways to spend 40%",
         "modelled",

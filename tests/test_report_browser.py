@@ -157,6 +157,21 @@ def test_it_follows_the_colour_scheme(page: Any, scheme: str, is_dark: bool) -> 
     assert (sum(map(int, colour.removeprefix("rgb(").removesuffix(")").split(","))) < 384) is is_dark
 
 
+def test_an_average_of_weights_is_shown(browser: Any, folder: Path, tmp_path: Path) -> None:
+    found = content(folder)
+    (run,) = found["runs"]
+    run["history"] = [{"step": 10 * i, "loss": 1.0, "accuracy": 0.5} for i in (1, 2, 3, 4)]
+    run |= {"averaged_epochs": 2, "averaged_accuracy": 0.625, "averaged_test_loss": 0.75}
+    (tmp_path / "page.html").write_text(html(found))
+    page = browser.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    page.locator("#tab-training").click()
+    row = page.locator("#runs-table tbody tr").nth(1).inner_text()
+    assert all(text in row for text in ("after 2 epochs", "62.5 %", "0.7500")), row
+    assert page.locator("svg[aria-label='validation accuracy'] rect").count() == 2
+    page.close()
+
+
 def test_names_are_text_whatever_they_hold(browser: Any, folder: Path, tmp_path: Path) -> None:
     name = "</script><img src=x onerror=document.title='run'>"
     found = content(folder)

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from e2compile.energy import log as logs
-from e2compile.energy.fit import Coefficient, Fit, fit
+from e2compile.energy.fit import Coefficient, Errors, Fit, fit
 from e2compile.energy.log import Log
 from e2compile.energy.prices import TIME, Figure, Table, Tag, unit_of
 
@@ -30,10 +32,8 @@ def calibrate(
     Raises UsageError for a log that is damaged or whose columns cannot be told apart: see `fit`.
     """
     log = logs.read(path).without(without)
-    joules = fit(log.columns, log.joules, log.groups)
-    counted = {q: values for q, values in log.columns.items() if not q.startswith("time")}
-    timed = log.columns.get(TIME) if times else None
-    seconds = fit(counted, timed, log.groups) if timed is not None and counted else None
+    joules = fit(log.columns, log.joules, log.groups, logs.PINS)
+    seconds = _seconds(log) if times else None
     table = Table(
         name or path.stem,
         _claim(joules, seconds),
@@ -41,6 +41,17 @@ def calibrate(
         {} if seconds is None else _figures(seconds, "seconds", log),
     )
     return Calibration(table, joules, seconds)
+
+
+def _seconds(log: Log) -> Fit | None:
+    """The fit to seconds of the rows in which anything was done, of a log that has both."""
+    counted = {q: values for q, values in log.columns.items() if not q.startswith("time")}
+    if TIME not in log.columns or not counted:
+        return None
+    did = np.any(list(counted.values()), axis=0)
+    groups = [group for group, active in zip(log.groups, did, strict=True) if active]
+    active = {q: values[did] for q, values in counted.items()}
+    return fit(active, log.columns[TIME][did], groups, logs.PINS)
 
 
 def _claim(joules: Fit, seconds: Fit | None) -> str:
@@ -54,10 +65,16 @@ def _claim(joules: Fit, seconds: Fit | None) -> str:
 
 def _errors(found: Fit) -> str:
     if found.held_out is None:
-        error, what = found.left_out, "of each group by a fit to the others"
-    else:
-        error, what = found.held_out, f"of held-out groups ({', '.join(found.held_groups)})"
-    return f"off by {error.median:.1%} (median), {error.p90:.1%} (90th percentile) {what}"
+        return f"off by {_words(found.residual)} of the rows fitted, which are of one group"
+    held = f"{_words(found.held_out)} of held-out groups ({', '.join(found.held_groups)})"
+    worst = (
+        f"{found.left_out[found.worst].median:.1%} of {found.worst}, the group that the others predict worst"
+    )
+    return f"off by {held}, {worst}"
+
+
+def _words(error: Errors) -> str:
+    return f"{error.median:.1%} (median), {error.p90:.1%} (90th percentile)"
 
 
 def _figures(found: Fit, section: str, log: Log) -> dict[str, Figure]:

@@ -47,7 +47,8 @@ class Side:
 
 @dataclass(frozen=True)
 class Array:
-    """An accelerator: cycles of its operators, by phase, in a step in which everything is executed.
+    """An accelerator: cycles of its operators, and the bytes that they move, by phase, in a step in which
+    everything is executed.
 
     `shares` are those of each operator's products that it does; the host's others are taken to be as fast.
     """
@@ -55,11 +56,12 @@ class Array:
     board: str
     clock_hz: float
     cycles: dict[str, int]
+    moved: dict[str, Amounts]
     shares: dict[str, float]
     source: str
 
-    def seconds(self, work: Work) -> dict[str, float]:
-        """Seconds of one product of each of the graph's operators, on average over a step.
+    def each(self, work: Work) -> dict[str, Amounts]:
+        """Seconds and bytes of one product of each of the graph's operators, on average over a step.
 
         Raises UsageError for operators of which the array does nothing: their time is not known.
         """
@@ -68,26 +70,38 @@ class Array:
         missing = [name for name, phase in known.items() if phase not in self.shares]
         if missing:
             raise UsageError(f"the host does all {', '.join(missing)}: there is no time for these products")
-        return {
-            name: self.cycles[phase] / self.clock_hz / (self.shares[phase] * parts[name].totals()[_PRODUCT])
-            for name, phase in known.items()
-        }
+        return {name: self._product(phase, parts[name].totals()[_PRODUCT]) for name, phase in known.items()}
+
+    def _product(self, phase: str, products: float) -> Amounts:
+        seconds = self.cycles[phase] / self.clock_hz / (self.shares[phase] * products)
+        return {DEVICE: seconds} | {q: size / products for q, size in self.moved[phase].items()}
 
 
 @dataclass(frozen=True)
 class Cashier:
-    """Prices work: seconds modelled, `device` of them for an operator's product on an accelerator."""
+    """Prices work: seconds modelled, with what a product of an operator takes of an accelerator, `device`."""
 
     table: Table
-    device: Mapping[str, float] = field(default_factory=dict)
+    device: Mapping[str, Amounts] = field(default_factory=dict)
 
     def amounts(self, work: Work) -> Amounts:
         """The work's quantities with its seconds. The host waits while an accelerator works."""
-        counted = work.totals()
-        device = sum(self.device.get(i.operator, 0) * i.amounts.get(_PRODUCT, 0) for i in work.items)
-        host = sum(line.total for line in self.table.time(counted)) if TIME in self.table.prices else 0
-        timed = {TIME: host + device, DEVICE: device} if TIME in self.table.prices else {}
-        return counted | {quantity: seconds for quantity, seconds in timed.items() if seconds}
+        counted, device = work.totals(), self._device(work)
+        if TIME in self.table.prices:
+            host = sum(line.total for line in self.table.time(counted))
+            device[TIME] = host + device.get(DEVICE, 0)
+        else:
+            device.pop(DEVICE, None)
+        return counted | {q: counted.get(q, 0) + amount for q, amount in device.items() if amount}
+
+    def _device(self, work: Work) -> Amounts:
+        """Seconds and bytes that an accelerator takes for the work's products."""
+        found: Amounts = {}
+        for operator, each in self.device.items():
+            products = sum(i.amounts.get(_PRODUCT, 0) for i in work.items if i.operator == operator)
+            for quantity, amount in each.items():
+                found[quantity] = found.get(quantity, 0) + products * amount
+        return found
 
     def joules(self, work: Work) -> float:
         return self.table.joules(self.amounts(work))

@@ -7,7 +7,7 @@ instruction fetch, addresses, values computed again rather than stored, the load
 """
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,8 @@ from e2compile.energy.traffic import Fused, Traffic, Unfused
 from e2compile.energy.work import STEP, Amounts, Condition, Item, Work, together
 from e2compile.graph import Kind, StepGraph, entry_points, live_first, targets, where
 from e2compile.guards.batch_axis import Axis, batch_axes
+from e2compile.lower.flat import fused
+from e2compile.lower.fuse import Fusion
 from e2compile.lower.inline import inlined, live_of, origin
 from e2compile.lower.kinds import CONSTANTS
 from e2compile.lower.views import VIEWS
@@ -34,6 +36,10 @@ ByNode = dict[fx.Node, tuple[Item, ...]]
 _FREE = (*VIEWS, *CONSTANTS, operator.getitem)
 
 
+# The fused graphs of a step's functions, by name, where they are known.
+Fusions = Mapping[str, Fusion]
+
+
 def count(step: StepGraph, planned: bool = False) -> Work:
     """The work of a scheduled step.
 
@@ -45,16 +51,39 @@ def count(step: StepGraph, planned: bool = False) -> Work:
     return total(count_nodes(step, planned))
 
 
-def count_nodes(step: StepGraph, planned: bool = False) -> ByNode:
-    """The same work by the call that it is of, in the graph itself or in a branch of it."""
-    entries = entry_points(step)
-    found = _count(inlined(entries.step), planned)
+def count_nodes(step: StepGraph, planned: bool = False, fusions: Fusions | None = None) -> ByNode:
+    """The same work by the call that it is of, in the graph itself or in a branch of it.
+
+    `fusions` may hold the step's, `step` and `keep`, as a build has made them.
+    """
+    entries, known = entry_points(step), fusions or {}
+    found = _count(entries.step, planned, known.get("step"))
     if entries.keep is None:
         return found
     # the guard's own graph is a copy under the same names
     outer = {node.name: node for node in step.graph.nodes}
-    guard = {outer[node.name]: items for node, items in _count(entries.keep, planned).items()}
+    keep = _count(entries.keep, planned, known.get("keep"))
+    guard = {outer[node.name]: items for node, items in keep.items()}
     return guard | {node: Work(items).under(Condition(STEP)).items for node, items in found.items()}
+
+
+def count_stages(
+    steps: Sequence[StepGraph], planned: bool = False, fusions: Fusions | None = None
+) -> list[ByNode]:
+    """The work of a graph's steps, each made from the one before; `fusions` are the last one's.
+
+    A root guard changes nothing inside of it, so that is counted once.
+    """
+    *others, last = steps
+    found = [count_nodes(last, planned, fusions)]
+    if others and entry_points(last).keep is not None:
+        before, copied = others.pop(), entry_points(last).step.graph.nodes
+        inner = {node: Work(items).inside(STEP).items for node, items in found[0].items()}
+        copies = zip(copied, before.graph.nodes, strict=True)
+        # calls in branches are the same nodes in both
+        renamed = dict(copies)
+        found.insert(0, {renamed.get(node, node): items for node, items in inner.items() if items})
+    return [count_nodes(step, planned) for step in others] + found
 
 
 def total(found: ByNode) -> Work:
@@ -62,15 +91,23 @@ def total(found: ByNode) -> Work:
     return together(map(Work, found.values())).merged()
 
 
-def count_evaluation(step: StepGraph, planned: bool = False) -> Work:
+def count_evaluation(step: StepGraph, planned: bool = False, fusion: Fusion | None = None) -> Work:
     """The work of one batch's evaluation."""
-    work = total(_count(inlined(step), planned))
+    work = total(_count(step, planned, fusion))
     return Work(tuple(replace(item, phase=EVALUATION) for item in work.items))
 
 
-def _count(flat: StepGraph, planned: bool) -> ByNode:
+def _count(step: StepGraph, planned: bool, fusion: Fusion | None = None) -> ByNode:
     """Work by the call that a node of the graph without conditionals stands for."""
-    return dict(_Counter(flat, Fused(flat) if planned else Unfused()).items())
+    if planned:
+        fusion = fusion or fused(step)
+        counter = _Counter(fusion.step, Fused(fusion))
+    else:
+        counter = _Counter(inlined(step), Unfused())
+    found: ByNode = {}
+    for node, items in counter.items():
+        found[node] = found.get(node, ()) + items
+    return found
 
 
 class _Counter:

@@ -1,5 +1,6 @@
 """Fitting: non-negative coefficients by least squares of relative errors, and how far they can be trusted."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,7 +37,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class Coefficient:
-    """A column's coefficient, with the 2.5 and 97.5 % quantiles of fits to groups drawn with replacement."""
+    """A column's coefficient, with the 2.5 and 97.5 % quantiles of fits to groups and rows drawn again."""
 
     value: float
     low: float
@@ -46,7 +47,7 @@ class Coefficient:
 @dataclass(frozen=True)
 class Fit:
     """Coefficients, and errors: `residual` of the rows that were fitted, `held_out` of the groups that were
-    not, None where there are too few to leave any out, and `left_out` of each group by a fit to all others.
+    not, and `left_out` of each group by a fit to all others. A log of one group has the first alone.
     """
 
     coefficients: dict[str, Coefficient]
@@ -55,11 +56,18 @@ class Fit:
     residual: Errors
     held_out: Errors | None
     held_groups: tuple[str, ...]
-    left_out: Errors
+    left_out: dict[str, Errors]
+
+    @property
+    def worst(self) -> str:
+        """The group that the others predict worst."""
+        return max(self.left_out, key=lambda group: self.left_out[group].median)
 
 
-def fit(columns: Mapping[str, Floats], measured: Floats, groups: Sequence[str]) -> Fit:
-    """measured = sum of coefficient x column, every third group held out.
+def fit(
+    columns: Mapping[str, Floats], measured: Floats, groups: Sequence[str], kept: Sequence[str] = ()
+) -> Fit:
+    """measured = sum of coefficient x column, about a third held out by whole groups, none of those `kept`.
 
     Raises UsageError for what cannot be told apart, with the columns and the measurements that would mend it.
     """
@@ -67,8 +75,8 @@ def fit(columns: Mapping[str, Floats], measured: Floats, groups: Sequence[str]) 
         raise UsageError("the log has no column but joules")
     names, matrix = list(columns), np.stack(list(columns.values()), 1)
     labels = np.array(groups)
-    ordered = sorted(set(groups))
-    held = tuple(ordered[1::3]) if len(ordered) >= _FEWEST_GROUPS else ()
+    sizes = Counter(group for group in groups if group not in kept)
+    held = _third(sizes)
     used = ~np.isin(labels, held)
     if used.sum() < 2 * len(names):
         raise UsageError(
@@ -81,11 +89,7 @@ def fit(columns: Mapping[str, Floats], measured: Floats, groups: Sequence[str]) 
     values = _solve(matrix[used], measured[used])
     predicted = matrix @ values
     bounds = _bootstrap(matrix[used], measured[used], labels[used])
-    left = np.empty_like(measured)
-    for group in ordered:
-        mine = labels == group
-        others = ~mine if len(ordered) > 1 else mine
-        left[mine] = matrix[mine] @ _solve(matrix[others], measured[others])
+    parts = {group: labels == group for group in sorted(sizes)} if len(sizes) > 1 else {}
     found = zip(values, *bounds, strict=True)
     return Fit(
         {name: Coefficient(*map(float, row)) for name, row in zip(names, found, strict=True)},
@@ -94,8 +98,23 @@ def fit(columns: Mapping[str, Floats], measured: Floats, groups: Sequence[str]) 
         Errors.of(predicted[used], measured[used]),
         Errors.of(predicted[~used], measured[~used]) if held else None,
         held,
-        Errors.of(left, measured),
+        {
+            group: Errors.of(matrix[mine] @ _solve(matrix[~mine], measured[~mine]), measured[mine])
+            for group, mine in parts.items()
+        },
     )
+
+
+def _third(sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """The groups to hold out: every third by name, from the second on.
+
+    Of fewer than six the one whose rows come nearest to a third, of equals the first; none of a single one.
+    """
+    ordered = sorted(sizes)
+    if len(ordered) >= _FEWEST_GROUPS:
+        return tuple(ordered[1::3])
+    third = sum(sizes.values()) / 3
+    return tuple(sorted(ordered, key=lambda group: abs(sizes[group] - third))[: len(ordered) > 1])
 
 
 def _solve(matrix: Floats, measured: Floats) -> Floats:
@@ -108,11 +127,13 @@ def _solve(matrix: Floats, measured: Floats) -> Floats:
 
 
 def _bootstrap(matrix: Floats, measured: Floats, labels: NDArray[np.str_]) -> tuple[Floats, Floats]:
+    """Quantiles of fits to groups drawn with replacement, and rows drawn so within each of them."""
     random = np.random.default_rng(0)
     rows = [np.flatnonzero(labels == group) for group in sorted(set(labels))]
     draws = []
     for _ in range(_DRAWS):
-        chosen = np.concatenate([rows[i] for i in random.integers(len(rows), size=len(rows))])
+        drawn = [rows[i] for i in random.integers(len(rows), size=len(rows))]
+        chosen = np.concatenate([random.choice(group, len(group)) for group in drawn])
         draws.append(_solve(matrix[chosen], measured[chosen]))
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
     return low, high

@@ -8,6 +8,7 @@
 
 Columns are quantities as they are counted, each with its unit. `group` says which rows belong together: a
 network, a family of shapes. What is held out to test a fit is a group, never a row beside its neighbours.
+Rows of the groups `idle` and `copy`, which pin watts and bytes, are never held out.
 """
 
 import csv
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 from e2compile.errors import UsageError
 
 Floats = NDArray[np.float64]
+
+PINS = IDLE, COPY = "idle", "copy"
 
 _NEEDED = ("source", "licence", "date")
 _POSITIVE = ("joules", "time")

@@ -6,9 +6,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, fx
 
-from e2compile.graph import StepGraph
 from e2compile.lower.fuse import Fusion, Group, holder, producer
-from e2compile.lower.kinds import CONSTANTS, check
+from e2compile.lower.kinds import CONSTANTS
 
 aten = torch.ops.aten
 
@@ -39,9 +38,8 @@ class Fused:
     A kernel's first call to read a value reads it for all.
     """
 
-    def __init__(self, flat: StepGraph) -> None:
-        check(flat.graph)
-        self.fusion = Fusion(flat)
+    def __init__(self, fusion: Fusion) -> None:
+        self.fusion = fusion
         sources = {group: self._sources(group) for group in self.fusion.groups}
         self.stored = set(self.fusion.outputs).union(
             *(found for each in sources.values() for found in each.values())

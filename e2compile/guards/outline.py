@@ -125,7 +125,7 @@ class _Outliner:
         for unit in self._order():
             if isinstance(unit, _Part):
                 self._conditional(unit)
-            elif unit.op in ("call_function", "get_attr"):
+            elif unit.op == "call_function" or any(user not in self.part for user in unit.users):
                 self.new[unit] = self.graph.node_copy(unit, lambda n: self.new[n])
         self.graph.output([self._result(s, n) for s, n in self._outputs()])
         children = {n: c for n, c in self.step.module.named_children() if isinstance(c, fx.GraphModule)}

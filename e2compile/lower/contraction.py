@@ -56,9 +56,10 @@ def call(node: fx.Node, layout: Layout) -> Call:
     return replace(_call(node, layout), live=live_of(node))
 
 
-def integer_call(node: fx.Node) -> Call:
-    """The kernel call of a contraction of integers, which is the same in any layout."""
-    assert node.target in _INTEGER
+def integer_call(node: fx.Node) -> Call | None:
+    """The kernel call of a contraction of integers, which is the same in any layout; None for other nodes."""
+    if node.target not in _INTEGER:
+        return None
     return replace(_INTEGER[node.target](node), live=live_of(node))
 
 

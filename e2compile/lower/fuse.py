@@ -86,10 +86,13 @@ def has_live(graph: fx.Graph) -> bool:
 
 
 class Fusion:
-    """Groups a graph's calls; `groups` in an order in which each comes after what it reads."""
+    """Groups the calls of a graph without conditionals.
+
+    `groups` are in an order in which each comes after what it reads.
+    """
 
     def __init__(self, step: StepGraph) -> None:
-        graph = step.graph
+        self.step, graph = step, step.graph
         self.axes: dict[fx.Node, Axis] = batch_axes(step) if has_live(graph) else {}
         self.groups: list[Group] = []
         self.of: dict[fx.Node, Group] = {}

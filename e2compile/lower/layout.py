@@ -7,7 +7,6 @@ from torch import fx
 
 from e2compile.graph import Kind, StepGraph
 from e2compile.lower.fuse import Fusion, Group, aligned, holder, producer
-from e2compile.lower.inline import inlined
 from e2compile.lower.kinds import Work, is_elementwise, work
 from e2compile.lower.views import Shape, shape_of, squeezed
 from e2compile.ops import INTEGER_CONVOLUTION, INTEGER_WEIGHT_GRADIENT
@@ -108,8 +107,7 @@ class Layout:
 
 
 def state_orders(graph: StepGraph) -> dict[str, Order]:
-    """The order of each state input by name."""
-    graph = inlined(graph)
+    """The order of each state input of a graph without conditionals, by name."""
     slots = dict(zip(graph.placeholders, graph.inputs, strict=True))
     sources = (
         _unrounded(call.args[1])

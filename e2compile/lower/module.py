@@ -11,12 +11,11 @@ from tvm import IRModule, relax
 from tvm.tirx import PrimFunc
 
 from e2compile.errors import CompileError
-from e2compile.graph import StepGraph, where
+from e2compile.graph import where
 from e2compile.lower.build import LoopKernel
 from e2compile.lower.contraction import Call
-from e2compile.lower.fuse import holder
-from e2compile.lower.inline import Live, inlined
-from e2compile.lower.kinds import check
+from e2compile.lower.fuse import Fusion, holder
+from e2compile.lower.inline import Live
 from e2compile.lower.layout import Order, natural, physical
 from e2compile.lower.scalar import dtype_text
 from e2compile.lower.schedule import (
@@ -24,7 +23,6 @@ from e2compile.lower.schedule import (
     Kernel,
     LiveSamples,
     Schedule,
-    moved_by_calls,
     schedule,
 )
 from e2compile.lower.views import Shape, shape_of
@@ -47,13 +45,11 @@ class Lowering:
         self.schedules: dict[str, Schedule] = {}
         self.called: dict[str, tuple[str, ...]] = {}
 
-    def function(self, name: str, graph: StepGraph, states: dict[str, Order]) -> None:
+    def function(self, name: str, fusion: Fusion, states: dict[str, Order]) -> None:
         """Add a function. Its arguments are the graph's inputs, state in its own memory order; it returns
         the outputs that are not state, row-major. State is updated in place.
-
-        Raises CompileError for operators without a lowering.
         """
-        self.schedules[name] = scheduled(graph, states)
+        self.schedules[name] = schedule(fusion, states)
         _Emitter(self, self.schedules[name]).emit(name)
         self.called[name] = tuple(str(self.kernel(k).name_hint) for k in _plain(self.schedules[name].kernels))
 
@@ -108,13 +104,6 @@ def contraction_kernel(
     if contraction.method in ("integer_convolution", "integer_weight_gradient"):
         return method(conv, contraction.signed, gated=gated)
     return method(conv, gated=gated)
-
-
-def scheduled(graph: StepGraph, states: dict[str, Order]) -> Schedule:
-    """A function's kernels in order. Raises CompileError for operators without a lowering."""
-    graph = inlined(moved_by_calls(graph))
-    check(graph.graph)
-    return schedule(graph, states)
 
 
 def contractions(plan: Schedule) -> Counter[Contraction]:

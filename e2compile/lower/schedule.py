@@ -7,7 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 import torch
 from torch import fx
 
-from e2compile.graph import StepGraph, insert
+from e2compile.graph import StepGraph
 from e2compile.lower.access import is_affine, probe, strides
 from e2compile.lower.build import LoopKernel, copy_loop, group_loop
 from e2compile.lower.contraction import Call, call, lies_in
@@ -52,37 +52,10 @@ class Schedule:
     layout: Layout
 
 
-def schedule(graph: StepGraph, layout_states: dict[str, Order] | None = None) -> Schedule:
-    """Fuse, lay out and order a graph without conditionals that `kinds.check` has let pass."""
-    fusion = Fusion(graph)
-    layout = Layout(graph, fusion, layout_states)
-    return _Scheduler(graph, fusion, layout).run()
-
-
-def moved_by_calls(graph: StepGraph) -> StepGraph:
-    """state := a view of a state  ->  state := _to_copy(the view), as a call's result can be kept aside.
-
-    The graph itself where no state takes another's value or its own in another order.
-    """
-    inputs = dict(zip(graph.inputs, graph.placeholders, strict=True))
-    states = {node for slot, node in inputs.items() if slot.kind.is_state}
-    moved = [
-        i
-        for i, (slot, node) in enumerate(zip(graph.outputs, graph.results, strict=True))
-        if slot.kind.is_state and holder(node) in states and inputs[slot] is not node
-    ]
-    if not moved:
-        return graph
-    originals = list(graph.graph.nodes)
-    graph = graph.copy()
-    for node, original in zip(graph.graph.nodes, originals, strict=True):
-        node.meta["origin"] = original
-    results = graph.results
-    with graph.graph.inserting_before(graph.graph.output_node()):
-        for i in moved:
-            results[i] = insert(graph.graph, aten._to_copy.default, results[i], blame=results[i])
-    graph.graph.output_node().args = (results,)
-    return graph
+def schedule(fusion: Fusion, layout_states: dict[str, Order] | None = None) -> Schedule:
+    """Lay out and order the kernels of a fused graph."""
+    layout = Layout(fusion.step, fusion, layout_states)
+    return _Scheduler(fusion.step, fusion, layout).run()
 
 
 class _Scheduler:

@@ -15,7 +15,7 @@ from e2compile.report.graphs import Tables, stage_content
 from e2compile.runtime import manifest as manifests
 from e2compile.runtime.stages import read_stages
 from e2compile.runtime.summary import compile_report
-from e2compile.targets.vta.report.layers import REPORT
+from e2compile.targets import find
 
 SCHEMA = 1
 
@@ -34,7 +34,8 @@ def content(folder: Path, table: str | None = None, log: Path | None = None) -> 
     given, tables = pricing(folder, table), Tables()
     stages = [stage_content(stage, tables) for stage in read_stages(folder)]
     rows = {side: _rows(given.work[side], tables) for side in ("before", "after", "evaluation")}
-    manifests.check(manifest, folder, (_MEMORY, _VERIFIED, *[REPORT] * bool(given.device_source)))
+    manifests.check(manifest, folder, (_MEMORY, _VERIFIED))
+    accelerated = find(manifest.target).accelerated(folder)
     memory = {name: _alive(found, tables) for name, found in _json(folder / _MEMORY).items()}
     return {
         "schema": SCHEMA,
@@ -51,12 +52,12 @@ def content(folder: Path, table: str | None = None, log: Path | None = None) -> 
         "verified": _json(folder / _VERIFIED),
         "prices": _prices(given, tables),
         "shares": {name: asdict(share) for name, share in given.shares.items()},
-        "device": {"seconds": given.cashier.device, "source": given.device_source},
+        "device": {"each": given.cashier.device, "source": given.device_source},
         "stages": stages,
         "work": rows,
         "tables": tables.content(),
         "memory": memory,
-        "array": _json(folder / REPORT) if given.device_source else None,
+        "array": None if accelerated is None else accelerated.figures,
         "runs": [_run(folder, path.parent.name) for path in sorted((folder / "runs").glob("*/results.json"))],
         "measured": None if log is None else _measured(log, given),
     }
@@ -92,10 +93,12 @@ def _alive(found: dict[str, Any], tables: Tables) -> dict[str, Any]:
 def _prices(given: Pricing, tables: Tables) -> dict[str, Any]:
     """The table's figures for each counted quantity, in SI units beside their own, and of seconds."""
     table, is_timed = given.cashier.table, TIME in given.cashier.table.prices
-    timed = [TIME, *([DEVICE] if given.cashier.device else [])] if is_timed else []
-    amounts = dict.fromkeys([*tables.quantities.values, *timed], 1.0)
-    figures = {line.quantity: asdict(line.figure) | {"si": line.figure.si} for line in table.bill(amounts)}
-    seconds = {line.quantity: line.figure.si for line in table.time(amounts)} if is_timed else {}
+    counted = dict.fromkeys(tables.quantities.values, 1.0)
+    device = {quantity for each in given.cashier.device.values() for quantity in each}
+    priced = [*counted, *sorted(device - {DEVICE}), *[TIME, *device & {DEVICE}] * is_timed]
+    bill = table.bill(dict.fromkeys(priced, 1.0))
+    figures = {line.quantity: asdict(line.figure) | {"si": line.figure.si} for line in bill}
+    seconds = {line.quantity: line.figure.si for line in table.time(counted)} if is_timed else {}
     return {"name": table.name, "about": table.about, "figures": figures, "seconds": seconds}
 
 

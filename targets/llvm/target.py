@@ -89,6 +89,9 @@ class LlvmTarget:
     def array(self, step: "StepGraph") -> None:  # noqa: ARG002 - the protocol's
         return None
 
+    def accelerated(self, folder: Path) -> None:  # noqa: ARG002 - likewise
+        return None
+
     def build(self, module: "IRModule", path: Path) -> None:
         """Compile and link `module` to a shared library. Raises MissingError without a linker."""
         from e2compile.targets.llvm.build import executable

@@ -139,22 +139,20 @@ def _sum_products(plan: Gradient, sums: Any) -> None:
 
 
 def _transform(plan: Gradient, share: Share, block: Block) -> None:
+    sides = (
+        (plan.x, IN, winograd.of_inputs, share.source, share.sources, block.x),
+        (plan.dy, OUT, winograd.of_gradients, share.target, share.targets, block.dy),
+    )
     with T.serial(block.number) as tile:
         place = plan.tiles.place(block.first + tile)
-        seen = winograd.window(plan.x, place, IN)
-        for start, width, number in winograd.spans(share.sources, plan.machine.lanes):
-            with T.serial(number) as vector:
-                channel = T.bind(start + vector * width)
-                seen.prefetch(share.source + channel, to_write=False, below=IN)
-                square = along_both(winograd.of_inputs, seen.square(share.source + channel, width))
-                _store(block.x, square, tile, share.sources, channel, width)
-        given = winograd.window(plan.dy, place, OUT)
-        for start, width, number in winograd.spans(share.targets, plan.machine.lanes):
-            with T.serial(number) as vector:
-                channel = T.bind(start + vector * width)
-                given.prefetch(share.target + channel, to_write=False, below=OUT)
-                square = along_both(winograd.of_gradients, given.square(share.target + channel, width))
-                _store(block.dy, square, tile, share.targets, channel, width)
+        for image, size, transform, first, channels, to in sides:
+            seen = winograd.window(image, place, size)
+            for start, width, number in winograd.spans(channels, plan.machine.lanes):
+                with T.serial(number) as vector:
+                    channel = T.bind(start + vector * width)
+                    seen.prefetch(first + channel, to_write=False, below=size)
+                    square = along_both(transform, seen.square(first + channel, width))
+                    _store(to, square, tile, channels, channel, width)
 
 
 def _store(buffer: Any, square: list[list[Any]], tile: Any, channels: int, channel: Any, width: int) -> None:

@@ -1,14 +1,17 @@
 """The FPGA as a target: integer products on the array, everything else on its host's CPU."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from e2compile.errors import UsageError
+from e2compile.runtime import manifest as manifests
 from e2compile.runtime.host import Host
+from e2compile.targets.base import Accelerated
 from e2compile.targets.llvm.target import CPU, LlvmTarget
 from e2compile.targets.vta.analysis.check import LARGEST_TRANSFER
+from e2compile.targets.vta.host.choice import PRICES
 from e2compile.targets.vta.isa.config import Config, named, read
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ class VtaTarget:
 
     @property
     def prices(self) -> Path:
-        return Path(__file__).parent / "prices" / f"{self.config.target}.toml"
+        return PRICES / f"{self.config.target}.toml"
 
     def configured(self, configuration: str) -> "VtaTarget":
         """With a shipped configuration, or one from a JSON file with the published keys."""
@@ -77,12 +80,20 @@ class VtaTarget:
         raise UsageError(self.untunable())
 
     def untunable(self) -> str:
-        return "schedules for the array are chosen by its cycle model"
+        return "the array's schedules are chosen by its cycle model, its host's kernels by estimates"
 
     def array(self, step: "StepGraph") -> "Array":
         from e2compile.targets.vta.report import foresee, layers
 
         return layers.array(foresee.foresee(step, self.config, self.largest_transfer))
+
+    def accelerated(self, folder: Path) -> Accelerated:
+        from e2compile.targets.vta.report import layers
+        from e2compile.targets.vta.report.left import left
+
+        manifests.check(manifests.read(folder), folder, [layers.REPORT])
+        made = layers.read(folder)
+        return Accelerated(layers.array(made), left(made), asdict(made))
 
     def build(self, module: "IRModule", path: Path) -> None:
         """Compile `module` to a library; streams and a report beside it. MissingError without a linker."""

@@ -119,25 +119,28 @@ def test_networks_have_their_published_products(name: str, shape: Sequence[int],
     ("make", "millions"),
     [
         (lambda: models.resnet_cifar(20), 40.55 + SHORTCUTS),
-        (lambda: models.resnet_cifar(74), None),
+        (lambda: models.resnet_cifar(74), 40.55 + (252.89 - 40.55) * 9 / 15 + SHORTCUTS),
         (lambda: models.resnet_cifar(110), 252.89 + SHORTCUTS),
-        (models.mobilenet_v2, None),
+        (models.mobilenet_v2, 87.98),
         (models.vgg16_bn, 313.2),
     ],
     ids=["resnet20", "resnet74", "resnet110", "mobilenet_v2", "vgg16_bn"],
 )
-def test_products_are_those_that_pytorch_counts(
-    make: Callable[[], nn.Module], millions: float | None
-) -> None:
-    """And the published ones, with two shortcuts of 1 x 1 where those have none with weights."""
+def test_products_are_those_that_pytorch_counts(make: Callable[[], nn.Module], millions: float) -> None:
+    """And the published ones, with two shortcuts of 1 x 1 where those have none with weights.
+
+    ResNet-20 and -110: He et al., Soft filter pruning, IJCAI 2018 (4.06e7, 2.53e8). VGG-16: Li et al.,
+    Pruning filters for efficient ConvNets, ICLR 2017 (3.13e8). ResNet-74 is not tabulated: 9 of the 15 blocks
+    a stage by which the other two differ. MobileNetV2 with strides for 32 x 32: the table of the repository
+    chenyaofo/pytorch-cifar-models, recalled.
+    """
     model, (x, y) = make(), images((2, 3, 32, 32))
     evaluation = count_evaluation(capture(model, (x, y)).evaluation_step)
     counted = part(evaluation, "evaluation")["mac.float32"]
     with FlopCounterMode(display=False) as flops, torch.no_grad():
         model.eval()(x)
     assert counted == flops.get_total_flops() / 2
-    if millions is not None:
-        assert counted / 2e6 == pytest.approx(millions, rel=2e-3)
+    assert counted / 2e6 == pytest.approx(millions, rel=2e-3)
 
 
 def test_a_dropped_step_does_nothing_but_ask() -> None:
@@ -163,7 +166,9 @@ def test_a_blocks_work_follows_its_live_samples() -> None:
 
 
 def test_gates_and_predicted_signs_are_symbols() -> None:
-    graph = captured(models.small_resnet(), (2, 1, 8, 8)).apply(LayerGate(), SignPredict(), BatchDrop())
+    graph = captured(models.small_resnet(), (2, 1, 8, 8)).apply(
+        LayerGate(), SignPredict(fallback="layer"), BatchDrop()
+    )
     work = count(graph.step)
     assert {STEP, "slu.0", "psg.0"} <= work.symbols
     known = dict.fromkeys(work.symbols, 1.0)

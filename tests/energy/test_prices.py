@@ -63,6 +63,11 @@ def test_a_table_inherits_what_it_has_not(tmp_path: Path) -> None:
         ("value", "worth", "worth"),
         ("[price.", "[cost.", "no price table: cost"),
         ("0.5", "", "cannot be read"),
+        ("value = 0.5\n", "", "value"),
+        ("value = 0.5\n", "value = 0.5\nvalue = 0.5\n", "cannot be read"),
+        ("value = 0.5\n", 'value = "0.5 pJ"\n', "no number"),
+        ('date = "2026-01"\n', "", "date"),
+        ("value = 0.5\n", "value = 0.5\nlow = -1\n", "negative"),
     ],
 )
 def test_what_a_table_must_not_say(tmp_path: Path, old: str, new: str, message: str) -> None:

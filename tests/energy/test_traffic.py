@@ -9,8 +9,8 @@ import pytest
 from e2compile.energy.count import count
 from e2compile.graph import StepGraph, entry_points
 from e2compile.lower.contraction import Call
-from e2compile.lower.inline import inlined
-from e2compile.lower.schedule import Copy, LiveSamples, moved_by_calls, schedule
+from e2compile.lower.flat import fused
+from e2compile.lower.schedule import Copy, LiveSamples, schedule
 from e2compile.passes import BatchDrop, LayerGate, SignPredict
 from e2compile.pipeline import TrainingGraph, capture
 from tests import models
@@ -22,7 +22,7 @@ from tests.steps import images
 def scheduled(step: StepGraph) -> tuple[int, int]:
     """Bytes that a step's kernels read and write, but for copies and lists of live samples."""
     read = written = 0
-    for kernel in schedule(moved_by_calls(inlined(entry_points(step).step))).kernels:
+    for kernel in schedule(fused(entry_points(step).step)).kernels:
         if isinstance(kernel, (Copy, LiveSamples)):
             continue
         if isinstance(kernel, Call):

@@ -16,6 +16,7 @@ from tvm import relax
 
 from e2compile.differentiate import decompositions
 from e2compile.graph import Kind, Slot, StepGraph, verify
+from e2compile.lower.flat import fused
 from e2compile.lower.layout import physical, state_orders
 from e2compile.lower.module import Lowering
 from e2compile.lower.views import squeezed
@@ -112,10 +113,11 @@ class _Typing(fx.Interpreter):
 def results(cases: Mapping[str, Case]) -> dict[str, list[Tensor]]:
     """What each case's compiled form gives for each of its outputs, all built as one module."""
     lowering = Lowering(CPU.kernels)
-    orders = {name: state_orders(case.graph) for name, case in cases.items()}
+    fusions = {name: fused(case.graph) for name, case in cases.items()}
+    orders = {name: state_orders(fusion.step) for name, fusion in fusions.items()}
     functions = {name: f"function{i}" for i, name in enumerate(cases)}
-    for name, case in cases.items():
-        lowering.function(functions[name], case.graph, orders[name])
+    for name, fusion in fusions.items():
+        lowering.function(functions[name], fusion, orders[name])
     machine = relax.VirtualMachine(executable(lowering.module()), tvm.cpu())
     return {name: _run(machine[functions[name]], case, orders[name]) for name, case in cases.items()}
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from e2compile.lower.flat import fused
 from e2compile.lower.liveness import memory
 from e2compile.lower.schedule import schedule
 from tests.lower.compiling import traced
@@ -12,7 +13,7 @@ SIZE = 4 * 4 * 4
 
 def alive(function: object, *inputs: torch.Tensor) -> list[int]:
     assert callable(function)
-    found = memory(schedule(traced(function, *inputs).graph))["bytes"]
+    found = memory(schedule(fused(traced(function, *inputs).graph)))["bytes"]
     assert isinstance(found, list)
     return found
 
@@ -36,5 +37,5 @@ def test_the_largest_at_the_peak_are_named() -> None:
     def wide(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
         return a.mm(b).mm(c)
 
-    found = memory(schedule(traced(wide, floats(4, 4), floats(4, 8), floats(8, 4)).graph))
+    found = memory(schedule(fused(traced(wide, floats(4, 4), floats(4, 8), floats(8, 4)).graph)))
     assert found["at_peak"] == [[4 * 8 * 4, "aten.mm", "forward", "", "the training step"]]

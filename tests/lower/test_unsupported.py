@@ -9,9 +9,8 @@ from e2compile.differentiate import differentiate, evaluation_graph
 from e2compile.errors import CompileError
 from e2compile.forward import capture_forward
 from e2compile.graph import StepGraph
+from e2compile.lower.flat import fused
 from e2compile.lower.kinds import check
-from e2compile.lower.module import Lowering
-from e2compile.targets.llvm import CPU
 from e2compile.task import Task, make_task
 from tests.lower.compiling import called, traced
 
@@ -76,11 +75,9 @@ def test_a_training_step_names_its_backward_too(task: Task) -> None:
     assert all("test_unsupported.py:" in line for line in error.where)
 
 
-def test_lowering_refuses_before_it_generates_anything(evaluated: StepGraph) -> None:
-    lowering = Lowering(CPU.kernels)
+def test_what_has_no_lowering_is_refused_before_calls_are_fused(evaluated: StepGraph) -> None:
     with pytest.raises(CompileError, match="no lowering"):
-        lowering.function("evaluate", evaluated, {})
-    assert not lowering.generated
+        fused(evaluated)
 
 
 @pytest.mark.parametrize(

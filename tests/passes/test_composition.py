@@ -4,6 +4,7 @@ from itertools import combinations
 
 import pytest
 import torch
+from torch import fx
 
 import e2compile
 from e2compile.passes import BatchDrop, LayerGate, SignPredict
@@ -32,6 +33,22 @@ def test_every_gated_block_is_outlined(names: tuple[str, ...]) -> None:
     found = stages(names)
     assert found["slu"].changed == 2
     assert (found["outlined"].changed, found["outlined"].notes) == (4, ())
+
+
+def branches(module: fx.GraphModule) -> dict[str, fx.GraphModule]:
+    """A graph's branches, all of which it reads, and reads for something."""
+    found = {n: child for n, child in module.named_children() if isinstance(child, fx.GraphModule)}
+    reads = module.graph.find_nodes(op="get_attr")
+    assert {node.target for node in reads} == set(found)
+    assert all(node.users for node in reads)
+    return found
+
+
+def test_a_conditional_that_moves_into_a_block_leaves_nothing_outside() -> None:
+    outer = branches(stages(("slu", "psg"))["outlined"].graph.module)
+    inner = {name for branch in outer.values() for name in branches(branch)}
+    assert any("execute" not in name for name in inner)
+    assert not inner & set(outer)
 
 
 @pytest.mark.parametrize("names", SUBSETS, ids=",".join)

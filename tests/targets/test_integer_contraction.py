@@ -13,17 +13,8 @@ from e2compile.lower.workload import Convolution
 from e2compile.targets.llvm.integer_gather import integer_convolution, integer_input_gradient
 from e2compile.targets.llvm.integer_gradient import integer_weight_gradient
 from e2compile.targets.llvm.machine import Dot, Machine, host, named
-from tests.targets.test_contraction import (
-    GATED,
-    NETWORKS,
-    built,
-    convolutions,
-    gate,
-    only,
-    reference,
-    run,
-    same,
-)
+from tests.targets.contractions import built, gate, only, reference, run, same
+from tests.targets.test_contraction import GATED, NETWORKS, convolutions
 
 SENTINEL = 12345
 INT32 = torch.iinfo(torch.int32)

@@ -10,7 +10,7 @@ from e2compile.lower.workload import Pool
 from e2compile.targets.llvm.build import tvm_target
 from e2compile.targets.llvm.machine import host
 from e2compile.targets.llvm.pools import pool, pool_gradient
-from tests.targets.test_contraction import SENTINEL, gate, only
+from tests.targets.contractions import SENTINEL, gate, only
 
 POOLS = {
     "max": Pool("max", 7, 9, 8, 16, (3, 3), (2, 2), (1, 1), out_height=5, out_width=4),

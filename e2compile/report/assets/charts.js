@@ -88,8 +88,10 @@ function array() {
           ...rows.map((row) => [...cells(row.text, row.phase, row.calls[name], row.each, row.calls[name]),
             element("code", {}, [...new Set((lines[row.name] ?? []).map((line) => line.split(": ")[0]))].join(", "))])], { id: "array-table" }));
     const left = found.host.filter((row) => row.calls[name]);
+    const why = (row) => (row.host_seconds === null ? row.reason
+      : `${row.reason}: ${si(row.host_seconds, "s")} a call, by the array ${si(row.array_seconds, "s")}, modelled`);
     parts.push(element("p", { class: "dim" }, `${whole(found.host_calls[name])} calls of kernels on the host`
-      + (left.length ? `; integer products that the array cannot do: ${left.map((row) => `${row.text}, ${row.phase} (${row.reason})`).join("; ")}` : "")));
+      + (left.length ? `; integer products that the host does: ${left.map((row) => `${row.text}, ${row.phase} (${why(row)})`).join("; ")}` : "")));
   }
   return parts;
 }
@@ -103,6 +105,12 @@ function training() {
   const shown = (value, text) => (value === null || value === undefined ? "none" : text(value));
   const curves = runs.map((run, i) => ({ name: run.name, paint: paint(i), points: run.loss.map((loss, k) => [(k + 0.5) * run.loss_steps, loss]) }));
   const scores = runs.map((run, i) => ({ name: run.name, paint: paint(i), points: run.history.map((row) => [row.step, row.accuracy]) }));
+  // The epochs whose weights are averaged, the last of those that a run has to its end.
+  const averages = runs.flatMap((run, i) => {
+    const epoch = run.history[0]?.step;
+    const ends = run.history.map((row) => row.step).filter((step) => step % epoch === 0);
+    return run.averaged_epochs ? ends.slice(-run.averaged_epochs).map((step) => ({ paint: paint(i), from: step - epoch / 8, to: step })) : [];
+  });
   const near = (points, at) => points.reduce((best, point) => (Math.abs(point[0] - at) < Math.abs(best[0] - at) ? point : best), points[0]);
   const about = (found, text) => (at) => found.filter((curve) => curve.points.length).map((curve) => {
     const [step, value] = near(curve.points, at);
@@ -110,14 +118,19 @@ function training() {
   }).join("; ");
   return [
     table(["run", number("scheduled"), number("executed"), number("test accuracy"), number("test loss"), number("joules, modelled"), number(`seconds of steps, modelled for ${PRICES.name}`), number("seconds here, measured"), number("array seconds, modelled")],
-      runs.map((run) => [run.name, number(whole(run.steps_scheduled)), number(whole(run.steps_executed)), number(shown(run.accuracy, percent)),
-        number(shown(run.test_loss, (v) => v.toFixed(4))), number(joules(sum(run, "joules"))), number(plain(sum(run, "seconds"))),
-        number(shown(run.seconds, (v) => v.toFixed(1))), number(shown(run.modelled_device_seconds, (v) => v.toPrecision(3)))])),
+      runs.flatMap((run) => [
+        [run.name, number(whole(run.steps_scheduled)), number(whole(run.steps_executed)), number(shown(run.accuracy, percent)),
+          number(shown(run.test_loss, (v) => v.toFixed(4))), number(joules(sum(run, "joules"))), number(plain(sum(run, "seconds"))),
+          number(shown(run.seconds, (v) => v.toFixed(1))), number(shown(run.modelled_device_seconds, (v) => v.toPrecision(3)))],
+        ...(run.averaged_epochs ? [[`${run.name}, mean of the weights after ${whole(run.averaged_epochs)} epochs`, number(""), number(""),
+          number(shown(run.averaged_accuracy, percent)), number(shown(run.averaged_test_loss, (v) => v.toFixed(4))), ...Array(4).fill(number(""))]] : []),
+      ]), { id: "runs-table" }),
     element("p", { class: "dim" }, "Joules and modelled seconds are those of the executed steps. Measured seconds are this machine's, with data and evaluation: another machine than the prices', they are no test of them."),
     element("h2", {}, "Training loss over executed steps"),
     chart("training loss", curves, { xText: whole, yText: plain, about: about(curves, (v) => v.toFixed(4)) }),
     element("h2", {}, "Validation accuracy over scheduled steps"),
-    chart("validation accuracy", scores, { xText: whole, yText: percent, about: about(scores, percent) }),
+    ...(averages.length ? [element("p", { class: "dim" }, "Weights after the epochs that have a mark below the axis go into the run's average. It is tested once, at the end: see the table.")] : []),
+    chart("validation accuracy", scores, { xText: whole, yText: percent, about: about(scores, percent), marks: averages }),
     ...runs.flatMap((run) => sharesTable(run)),
   ];
 }

@@ -78,5 +78,5 @@ function stageTable() {
   const shares = sharesOf(EXPECTED);
   const found = STAGES.map((stage) => stageJoules(stage.content, shares)).map((sums) => sums && sums.reduce((a, b) => a + b, 0));
   return table(["stage", number("joules of a scheduled step")], STAGES.map((stage, i) =>
-    [stage.name, number(found[i] === null ? "counted from differentiated on" : joules(found[i]))]));
+    [stage.name, number(found[i] === null ? "a call stands for several: counted from differentiated on" : joules(found[i]))]));
 }

@@ -131,7 +131,7 @@ class GraphView {
     this.space.style.height = `${this.shown.length * ROW_HEIGHT}px`;
     const counts = this.change ? Object.entries(SIGNS).map(([sign, mark]) =>
       `${mark}${entries.filter((entry) => entry.sign === sign).length} ${sign}`).join("  ") : "";
-    const sum = this.joules ? joules(this.joules.reduce((a, b) => a + b, 0)) : "joules are counted from differentiated on";
+    const sum = this.joules ? joules(this.joules.reduce((a, b) => a + b, 0)) : "a call stands for several here: joules are counted from differentiated on";
     this.summary.textContent = `${whole(entries.filter((entry) => entry.sign !== "removed").length)} rows, ${sum}  ${counts}`;
     this.paint();
     this.paintStrip();

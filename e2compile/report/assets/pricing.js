@@ -33,26 +33,31 @@ function probability(when, shares) {
   return product;
 }
 
-// Lines of a work's quantities if it runs whole: amount, figure and joules, seconds of the machine among them.
+// Lines of a work's quantities if it runs whole: amount, figure and joules, seconds of the machine among them,
+// and what an accelerator takes and moves for its products.
 function lines(amounts, operator) {
-  const found = [];
-  const add = (quantity, amount) => {
-    const figure = PRICES.figures[quantity];
-    if (amount) found.push({ quantity, amount, figure, joules: amount * figure.si });
-  };
+  const sums = new Map();
+  const add = (quantity, amount) => amount && sums.set(quantity, (sums.get(quantity) ?? 0) + amount);
   let seconds = 0;
-  let device = 0;
   for (const [place, amount] of TABLES.amounts[amounts]) {
     const quantity = TABLES.quantities[place];
     add(quantity, amount);
     seconds += amount * (PRICES.seconds[quantity] ?? 0);
-    if (quantity === "mac.int8") device += amount * (REPORT.device.seconds[TABLES.operators[operator]] ?? 0);
+  }
+  const each = REPORT.device.each[TABLES.operators[operator]] ?? {};
+  const products = sums.get("mac.int8") ?? 0;
+  for (const [quantity, size] of Object.entries(each)) {
+    if (quantity !== "time.device") add(quantity, products * size);
   }
   if (PRICES.figures.time) {
+    const device = products * (each["time.device"] ?? 0);
     add("time", seconds + device);
     add("time.device", device);
   }
-  return found;
+  return [...sums].map(([quantity, amount]) => {
+    const figure = PRICES.figures[quantity];
+    return { quantity, amount, figure, joules: amount * figure.si };
+  });
 }
 
 const known = new Map();

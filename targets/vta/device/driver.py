@@ -75,8 +75,8 @@ class Driver:
             sums[:] = self.device.read(self.arena[OUT], operator.out_bytes)
             if self.watch is not None:
                 for run in operator.runs:
-                    given, got = weights[run.wgt :][: run.wgt_bytes], sums[run.out :][: run.out_bytes]
-                    self.watch(operator, run, images, given, got)
+                    read, given = images[run.inp :][: run.inp_bytes], weights[run.wgt :][: run.wgt_bytes]
+                    self.watch(operator, run, read, given, sums[run.out :][: run.out_bytes])
         self.groups_run[number] += groups
         self.called = began, time.perf_counter()
 
@@ -107,7 +107,7 @@ class Driver:
         """A stream's instructions in the device's memory, for a run: their address and number."""
         stream: Binary = self.table.streams[number]
         addresses = {
-            INP: self.arena[INP],
+            INP: self.arena[INP] + run.inp,
             WGT: self.arena[WGT] + run.wgt,
             OUT: self.arena[OUT] + run.out,
             UOP: self.uops[number],

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import prod
 
 from e2compile.lower.workload import Convolution
+from e2compile.targets.vta.host.bundles import Bundles
 from e2compile.targets.vta.isa.config import Config
 from e2compile.targets.vta.schedule.work import Accumulation, Correlation, Taps
 
@@ -57,23 +58,30 @@ class Gather:
     """A convolution, or its input gradient: runs that read one input buffer.
 
     `images` samples are a group. The input buffer has the `patch` of each image, the channels of all folds
-    one after another in its lanes. Output pixels that no part has are zero.
+    one after another in its lanes. Output pixels that no part has are zero. All bundles are the same parts;
+    what is of one lies in each buffer behind what is of the one before.
     """
 
     conv: Convolution
     transposed: bool
     images: int
     patch: Patch
+    bundles: Bundles
     parts: tuple[Part, ...]
 
     @property
     def inp_blocks(self) -> int:
-        """Blocks of a group's input buffer; likewise of all its sums, a part's after another's."""
-        return prod(self.parts[0].work.inp_shape)
+        """Blocks of a group's input buffer; likewise of all weights and of a group's sums, a part's after
+        another's."""
+        return self.bundles.count * prod(self.parts[0].work.inp_shape)
+
+    @property
+    def wgt_blocks(self) -> int:
+        return self.bundles.count * sum(prod(part.work.wgt_shape) for part in self.parts)
 
     @property
     def out_blocks(self) -> int:
-        return sum(prod(part.work.out_shape) for part in self.parts)
+        return self.bundles.count * sum(prod(part.work.out_shape) for part in self.parts)
 
     @property
     def sources(self) -> int:
@@ -87,19 +95,20 @@ class Gather:
 
 @dataclass(frozen=True)
 class Gradient:
-    """A weight gradient: a group is as many samples as a block has lanes."""
+    """A weight gradient: a group is as many samples as a block has lanes. Bundles are as a Gather's."""
 
     conv: Convolution
     patch: Patch
+    bundles: Bundles
     kernel: Taps
     work: Accumulation
 
 
 def forward(conv: Convolution, config: Config, gated: bool = False) -> Gather:
     """The runs of a convolution. Raises Unsuitable, as those below do."""
-    planes = _planes(conv, prod(conv.kernel) * conv.in_channels)
-    taps = _taps(conv)
-    is_folded = conv.in_channels < config.block and len(taps) > 1
+    planes = _planes(prod(conv.kernel) * conv.in_channels // conv.groups)
+    bundles, taps = Bundles.of(conv, config.block), _taps(conv)
+    is_folded = conv.groups == 1 and conv.in_channels < config.block and len(taps) > 1
     is_point = len(taps) == 1
     if is_folded or is_point:
         folds = conv.kernel if is_folded else (1, 1)
@@ -109,11 +118,11 @@ def forward(conv: Convolution, config: Config, gated: bool = False) -> Gather:
         patch = Patch(
             conv.height + 2 * conv.padding[0], conv.width + 2 * conv.padding[1], border=conv.padding
         )
-    channels = conv.in_channels * (len(taps) if is_folded else 1)
+    channels = bundles.inputs * (len(taps) if is_folded else 1)
     images = _images(conv, config, gated)
     work = Correlation(
         inputs=_blocks(channels, config),
-        outputs=_blocks(conv.out_channels, config),
+        outputs=_blocks(bundles.outputs, config),
         images=images // config.batch,
         in_height=patch.height,
         in_width=patch.width,
@@ -123,7 +132,8 @@ def forward(conv: Convolution, config: Config, gated: bool = False) -> Gather:
         stride=(1, 1) if is_folded or is_point else conv.stride,
         planes=planes,
     )
-    return Gather(conv, False, images, patch, (Part(work, tuple(_kernel(conv))[: len(work.taps)]),))
+    part = Part(work, tuple(_kernel(conv))[: len(work.taps)])
+    return Gather(conv, False, images, patch, bundles, (part,))
 
 
 def input_gradient(conv: Convolution, config: Config, gated: bool = False) -> Gather:
@@ -132,7 +142,8 @@ def input_gradient(conv: Convolution, config: Config, gated: bool = False) -> Ga
     dx[iy] adds up dy[oy] w[ky] where iy + padding - ky * dilation = oy * stride; for the iy of one parity
     that is a correlation of stride 1 with some of the taps. No zero is multiplied.
     """
-    planes = _planes(conv, prod(conv.kernel) * conv.out_channels)
+    planes = _planes(prod(conv.kernel) * conv.out_channels // conv.groups)
+    bundles = Bundles.of(conv, config.block)
     rows, columns = (_parities(conv, axis) for axis in (0, 1))
     low = tuple(max(0, *(-min(p.offsets, default=0) for p in ps)) for ps in (rows, columns))
     high = [
@@ -148,8 +159,8 @@ def input_gradient(conv: Convolution, config: Config, gated: bool = False) -> Ga
             if not (row.offsets and column.offsets and row.extent and column.extent):
                 continue
             work = Correlation(
-                inputs=_blocks(conv.out_channels, config),
-                outputs=_blocks(conv.in_channels, config),
+                inputs=_blocks(bundles.outputs, config),
+                outputs=_blocks(bundles.inputs, config),
                 images=images // config.batch,
                 in_height=height,
                 in_width=width,
@@ -161,13 +172,14 @@ def input_gradient(conv: Convolution, config: Config, gated: bool = False) -> Ga
             )
             kernel = tuple((y, x) for y in row.kernel for x in column.kernel)
             parts.append(Part(work, kernel, conv.stride, (row.first, column.first)))
-    return Gather(conv, True, images, Patch(height, width, border=(low[0], low[1])), tuple(parts))
+    patch = Patch(height, width, border=(low[0], low[1]))
+    return Gather(conv, True, images, patch, bundles, tuple(parts))
 
 
 def weight_gradient(conv: Convolution, config: Config) -> Gradient:
     """The run of a convolution's weight gradient: samples in the lanes, a sum over pixels."""
-    planes = _planes(conv, config.block * conv.out_height * conv.out_width)
-    taps = _taps(conv)
+    planes = _planes(config.block * conv.out_height * conv.out_width)
+    bundles, taps = Bundles.of(conv, config.block), _taps(conv)
     is_point = len(taps) == 1
     if is_point:
         patch = Patch(conv.out_height, conv.out_width, conv.stride, conv.padding)
@@ -176,8 +188,8 @@ def weight_gradient(conv: Convolution, config: Config) -> Gradient:
             conv.height + 2 * conv.padding[0], conv.width + 2 * conv.padding[1], border=conv.padding
         )
     work = Accumulation(
-        channels=-(-conv.in_channels // config.batch),
-        outputs=_blocks(conv.out_channels, config),
+        channels=-(-bundles.inputs // config.batch),
+        outputs=_blocks(bundles.outputs, config),
         in_height=patch.height,
         in_width=patch.width,
         out_height=conv.out_height,
@@ -186,7 +198,7 @@ def weight_gradient(conv: Convolution, config: Config) -> Gradient:
         stride=(1, 1) if is_point else conv.stride,
         planes=planes,
     )
-    return Gradient(conv, patch, tuple(_kernel(conv)), work)
+    return Gradient(conv, patch, bundles, tuple(_kernel(conv)), work)
 
 
 @dataclass(frozen=True)
@@ -229,10 +241,8 @@ def _images(conv: Convolution, config: Config, gated: bool) -> int:
     return -(-most // config.batch) * config.batch
 
 
-def _planes(conv: Convolution, terms: int) -> int:
+def _planes(terms: int) -> int:
     """The bytes of a sum of so many products of bytes."""
-    if conv.groups > 1:
-        raise Unsuitable("depthwise" if conv.is_depthwise else "in groups")
     bits = (terms * _LARGEST_PRODUCT).bit_length() + 1
     if bits > _SUM_BITS:
         raise Unsuitable("sums that may leave 32 bits")

@@ -7,10 +7,9 @@ from tvm.tirx import PrimFunc
 
 from e2compile.lower.workload import Convolution
 from e2compile.targets.llvm.kernels import LlvmKernels
-from e2compile.targets.vta.program.table import convolution
+from e2compile.targets.vta.program.table import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, convolution
 
 WHAT, WORKLOAD, SIGNED, GATED = "vta.what", "vta.workload", "vta.signed", "vta.gated"
-FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = "forward", "input_gradient", "weight_gradient"
 
 
 @dataclass(frozen=True)

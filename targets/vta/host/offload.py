@@ -31,7 +31,7 @@ def gather(name: str, plan: Gather, config: Config, run: Run, signed: bool, gate
         with unless_empty(live):
             groups = ceil_div(conv.batch, plan.images)
             inp = scratch(groups * plan.inp_blocks * config.inp_bytes, "int8")
-            wgt = scratch(sum(prod(p.work.wgt_shape) for p in plan.parts) * config.wgt_bytes, "int8")
+            wgt = scratch(plan.wgt_blocks * config.wgt_bytes, "int8")
             out = scratch(groups * plan.out_blocks * config.out_bytes, "int8")
             packing.images(plan, config, Pixels(given[source], read, plan.patch, signed), inp, live)
             packing.weights(plan, config, given["weight"], wgt)
@@ -51,9 +51,14 @@ def gradient(name: str, plan: Gradient, config: Config, run: Run, signed: bool, 
         live = samples(conv, given)
         with unless_empty(live):
             groups = ceil_div(conv.batch, config.block)
-            inp = scratch(groups * prod(work.inp_shape) * config.inp_bytes, "int8")
-            wgt = scratch(groups * prod(work.wgt_shape) * config.wgt_bytes, "int8")
-            out = scratch(groups * prod(work.out_shape) * config.out_bytes, "int8")
+            inp, wgt, out = (
+                scratch(groups * plan.bundles.count * prod(shape) * element, "int8")
+                for shape, element in (
+                    (work.inp_shape, config.inp_bytes),
+                    (work.wgt_shape, config.wgt_bytes),
+                    (work.out_shape, config.out_bytes),
+                )
+            )
             packing.lanes(plan, config, Pixels(given["x"], conv.x_shape, plan.patch, signed), inp, live)
             packing.gradients(plan, config, given["dy"], wgt, live)
             lost = None if signed else unpacking.lost_to_gradients(plan, config, given["dy"], live)

@@ -48,7 +48,7 @@ def images(plan: Gather, config: Config, pixels: Pixels, inp: Any, live: Samples
     """[group][block][image / batch][y][x][image % batch][lane]; images that a group lacks are border, as are
     lanes beyond the channels."""
     patch, batch, block = plan.patch, config.batch, config.block
-    blocks, units = plan.parts[0].work.inputs, plan.images // batch
+    blocks, units = plan.bundles.count * plan.parts[0].work.inputs, plan.images // batch
     used = plan.sources * prod(patch.folds)
     whole = plan.sources // block if patch.folds == (1, 1) else 0
     with tasks(ceil_div(live.number, plan.images) * plan.images) as position:
@@ -80,28 +80,45 @@ def images(plan: Gather, config: Config, pixels: Pixels, inp: Any, live: Samples
 
 
 def weights(plan: Gather, config: Config, weight: Any, wgt: Any) -> None:
-    """Of each part [output block][input block][tap][output lane][input lane]; lanes beyond are zero."""
-    conv, block, start = plan.conv, config.block, 0
-    sources = plan.sources * prod(plan.patch.folds)
-    across, down = (1, conv.out_channels) if plan.transposed else (conv.out_channels, 1)
-    is_whole = sources % block == 0 and plan.results % block == 0
+    """[bundle], and of each part [output block][input block][tap][output lane][input lane]; zero between
+    groups and in lanes beyond."""
+    conv, block, bundles, start = plan.conv, config.block, plan.bundles, 0
+    size = plan.wgt_blocks // bundles.count * config.wgt_bytes
+    inputs, outputs = conv.in_channels // conv.groups, conv.out_channels // conv.groups
+    depth = inputs * prod(plan.patch.folds)
+    is_whole = bundles.groups == 1 and depth % block == 0 and outputs % block == 0
     for part in plan.parts:
         work = part.work
-        with tasks(work.outputs * work.inputs) as task:
-            output, inputs = task // work.inputs * block, task % work.inputs * block
+        pairs = work.outputs * work.inputs
+        with tasks(bundles.count * pairs) as task:
+            bundle, pair = task // pairs, task % pairs
+            row, lane = pair // work.inputs * block, pair % work.inputs * block
+
+            def address(row: Any, lane: Any) -> Any:
+                """Of an output and an input lane's weight, behind a tap's and a bundle's first."""
+                output, source = (lane, row) if plan.transposed else (row, lane)
+                return source % depth * conv.out_channels + output
+
+            def is_there(row: Any, lane: Any, bundle: Any = bundle) -> Any:
+                """Whether two lanes are of the same group, and there is that group."""
+                output, source = (lane, row) if plan.transposed else (row, lane)
+                group = output // outputs
+                return tirx.all(source // depth == group, bundle * bundles.groups + group < conv.groups)
+
             for tap, (ky, kx) in enumerate(part.kernel):
-                corner = (ky * conv.kernel[1] + kx) * conv.in_channels * conv.out_channels
-                corner = T.bind(corner + inputs * across + output * down)
-                place = T.bind(start + (task * len(work.taps) + tap) * block * block)
+                corner = (ky * conv.kernel[1] + kx) * inputs * conv.out_channels + bundle * bundles.outputs
+                place = T.bind(start + bundle * size + (pair * len(work.taps) + tap) * block * block)
                 if is_whole:
-                    lines = [weight[at(corner + i * max(across, down), block)] for i in range(block)]
+                    corner = T.bind(corner + address(row, lane))
+                    lines = [weight[at(corner + i * conv.out_channels, block)] for i in range(block)]
                     for number, line in enumerate(lines if plan.transposed else transposed(lines)):
                         store(wgt, place + number * block, line, block)
                     continue
-                with T.grid(block, block) as (row, lane):
-                    is_there = tirx.all(output + row < plan.results, inputs + lane < sources)
-                    value = tirx.if_then_else(is_there, weight[corner + lane * across + row * down], _ZERO)
-                    store(wgt, place + row * block + lane, value, 1)
+                corner = T.bind(corner)
+                with T.grid(block, block) as (i, j):
+                    value = weight[corner + address(row + i, lane + j)]
+                    value = tirx.if_then_else(is_there(row + i, lane + j), value, _ZERO)
+                    store(wgt, place + i * block + j, value, 1)
         start += prod(work.wgt_shape) * config.wgt_bytes
 
 
@@ -112,13 +129,14 @@ def lanes(plan: Gradient, config: Config, pixels: Pixels, inp: Any, live: Sample
     """
     patch, batch, block = plan.patch, config.batch, config.block
     channels, whole = pixels.channels, pixels.channels // block
+    units = plan.bundles.count * plan.work.channels
     with tasks(ceil_div(live.number, block) * patch.height) as task:
         group, y = task // patch.height, task % patch.height
         samples = [_sample(live, group * block + lane)[1] for lane in range(block)]
 
         def target(channel: Any, x: Any) -> Any:
             """Where a channel's lanes begin."""
-            unit = group * plan.work.channels + channel // batch
+            unit = group * units + channel // batch
             pixel = (unit * patch.height + y) * patch.width + x
             return (pixel * batch + channel % batch) * block
 
@@ -137,13 +155,13 @@ def lanes(plan: Gradient, config: Config, pixels: Pixels, inp: Any, live: Sample
                             )
                 with T.Else(), T.serial(0, channels) as channel:
                     store(inp, target(channel, x), splat(pixels.border, block), block)
-            with T.serial(channels, plan.work.channels * batch) as channel:
+            with T.serial(channels, units * batch) as channel:
                 store(inp, target(channel, x), splat(pixels.border, block), block)
 
 
 def gradients(plan: Gradient, config: Config, dy: Any, wgt: Any, live: Samples) -> None:
     """[group][output block][y][x][output lane][sample]; lanes and samples beyond are zero."""
-    conv, block, outputs = plan.conv, config.block, plan.work.outputs
+    conv, block, outputs = plan.conv, config.block, plan.bundles.count * plan.work.outputs
     area, channels, whole = conv.out_height * conv.out_width, conv.out_channels, conv.out_channels // block
     with tasks(ceil_div(live.number, block) * conv.out_height) as task:
         group, y = task // conv.out_height, task % conv.out_height

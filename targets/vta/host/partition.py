@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -14,12 +15,22 @@ from e2compile.lower.workload import Convolution
 from e2compile.targets.vta.analysis.check import LARGEST_TRANSFER, check
 from e2compile.targets.vta.host import geometry, offload
 from e2compile.targets.vta.host import kernels as noted
+from e2compile.targets.vta.host.choice import Reason, Times, times
 from e2compile.targets.vta.host.geometry import Gather, Gradient, Unsuitable
 from e2compile.targets.vta.isa.config import Config
 from e2compile.targets.vta.isa.instructions import encode, encode_uops
 from e2compile.targets.vta.isa.stream import Stream
 from e2compile.targets.vta.program.cost import cost
-from e2compile.targets.vta.program.table import Binary, Operator, Run, Table, phase, words
+from e2compile.targets.vta.program.table import (
+    FORWARD,
+    WEIGHT_GRADIENT,
+    Binary,
+    Operator,
+    Run,
+    Table,
+    phase,
+    words,
+)
 from e2compile.targets.vta.schedule.scheduler import streams
 from e2compile.targets.vta.schedule.work import Work
 
@@ -33,7 +44,7 @@ class Partition:
 
     module: IRModule
     table: Table
-    left: dict[str, str]
+    left: dict[str, Reason]
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class Assignment:
 
     table: Table
     plans: dict[str, Plan]
-    left: dict[str, str]
+    left: dict[str, Reason]
 
 
 def partition(module: IRModule, config: Config, largest: int = LARGEST_TRANSFER) -> Partition:
@@ -75,21 +86,26 @@ def partition(module: IRModule, config: Config, largest: int = LARGEST_TRANSFER)
 
 
 def assign(products: Iterable[Product], config: Config, largest: int = LARGEST_TRANSFER) -> Assignment:
-    """Plan what the array can do of these products.
+    """Plan what the array can do of these products; of those in groups, where it is faster than the host.
 
     A stream has at most `largest` bytes of instructions and of micro-ops. Raises CompileError, naming all
     layers that have no stream on such an array.
     """
-    plans, left = dict[str, Plan](), dict[str, str]()
+    plans, left = dict[str, Plan](), dict[str, Reason]()
     streams, operators, refused = _Streams(config, largest), list[Operator](), list[str]()
     for product in products:
         try:
-            plan = plans[product.name] = _plan(product, config)
+            plan = _plan(product, config)
         except Unsuitable as reason:
-            left[product.name] = str(reason)
+            left[product.name] = Reason(str(reason))
             continue
         try:
+            modelled = _times(product, plan, _Streams(config, largest)) if plan.conv.groups > 1 else None
+            if modelled is not None and modelled.host <= modelled.array:
+                left[product.name] = Reason("depthwise" if plan.conv.is_depthwise else "in groups", modelled)
+                continue
             operators.append(_operator(product, plan, streams))
+            plans[product.name] = plan
         except UsageError as error:
             layer = f"{words(plan.conv)}, {phase(product.what)}"
             refused += [f"{layer}: {error}", *(f"  {line}" for line in product.lines)]
@@ -98,15 +114,22 @@ def assign(products: Iterable[Product], config: Config, largest: int = LARGEST_T
     return Assignment(Table(config, tuple(operators), tuple(streams.binaries)), plans, left)
 
 
+def _times(product: Product, plan: Plan, alone: "_Streams") -> Times:
+    """What a product takes the array and what it takes the host, given streams of no other."""
+    operator = _operator(product, plan, alone)
+    table = Table(alone.config, (operator,), tuple(alone.binaries))
+    return times(operator, table.cost(operator), alone.config)
+
+
 def _product(module: IRModule, name: str, kernel: PrimFunc) -> Product:
     what, is_gated = str(kernel.attrs[noted.WHAT]), bool(kernel.attrs[noted.GATED])
     return Product(name, what, noted.workload(kernel), is_gated, _lines(module, name))
 
 
 def _plan(product: Product, config: Config) -> Plan:
-    if product.what == noted.WEIGHT_GRADIENT:
+    if product.what == WEIGHT_GRADIENT:
         return geometry.weight_gradient(product.conv, config)
-    plan = geometry.forward if product.what == noted.FORWARD else geometry.input_gradient
+    plan = geometry.forward if product.what == FORWARD else geometry.input_gradient
     return plan(product.conv, config, product.gated)
 
 
@@ -127,35 +150,44 @@ class _Streams:
     def __call__(self, work: Work) -> tuple[int, ...]:
         """The numbers of a work's streams."""
         if work not in self.numbers:
-            found = [self._checked(stream) for stream in streams(work, self.config, largest=self.largest)]
+            found = _binaries(work, self.config, self.largest)
             first = len(self.binaries)
             self.binaries += found
             self.numbers[work] = tuple(range(first, len(self.binaries)))
         return self.numbers[work]
 
-    def _checked(self, stream: Stream) -> Binary:
-        config = self.config
-        check(stream.instructions, stream.uops, config, stream.blocks)
-        words, uops = encode(stream.instructions, config), encode_uops(stream.uops, config)
-        return Binary(words, uops, cost(stream, config))
+
+@cache
+def _binaries(work: Work, config: Config, largest: int) -> tuple[Binary, ...]:
+    """A work's streams, checked. Kept: an estimate asks for the same work after every pass."""
+    return tuple(_checked(stream, config) for stream in streams(work, config, largest=largest))
+
+
+def _checked(stream: Stream, config: Config) -> Binary:
+    check(stream.instructions, stream.uops, config, stream.blocks)
+    words, uops = encode(stream.instructions, config), encode_uops(stream.uops, config)
+    return Binary(words, uops, cost(stream, config))
 
 
 def _operator(product: Product, plan: Plan, numbers: _Streams) -> Operator:
     config, conv = numbers.config, plan.conv
-    runs, wgt, out = [], 0, 0
+    runs, inp, wgt, out = [], 0, 0, 0
     works = [part.work for part in plan.parts] if isinstance(plan, Gather) else [plan.work]
-    for work in works:
-        wgt_bytes = prod(work.wgt_shape) * config.wgt_bytes
-        out_bytes = prod(work.out_shape) * config.out_bytes
-        runs.append(Run(numbers(work), wgt, wgt_bytes, out, out_bytes))
-        wgt, out = wgt + wgt_bytes, out + out_bytes
+    inp_bytes = prod(works[0].inp_shape) * config.inp_bytes
+    for _ in range(plan.bundles.count):
+        for work in works:
+            wgt_bytes = prod(work.wgt_shape) * config.wgt_bytes
+            out_bytes = prod(work.out_shape) * config.out_bytes
+            runs.append(Run(numbers(work), inp, inp_bytes, wgt, wgt_bytes, out, out_bytes))
+            wgt, out = wgt + wgt_bytes, out + out_bytes
+        inp += inp_bytes
     group = plan.images if isinstance(plan, Gather) else config.block
     return Operator(
         name=product.name,
         what=product.what,
         workload=asdict(conv),
         groups=-(-conv.batch // group),
-        inp_bytes=prod(works[0].inp_shape) * config.inp_bytes,
+        inp_bytes=inp,
         wgt_bytes=wgt,
         out_bytes=out,
         own_weights=isinstance(plan, Gradient),

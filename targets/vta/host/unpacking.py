@@ -79,6 +79,8 @@ def images(plan: Gather, config: Config, out: Any, result: Any, live: Samples, l
     conv, block = plan.conv, config.block
     height, width = (conv.height, conv.width) if plan.transposed else (conv.out_height, conv.out_width)
     units, lanes = plan.images // config.batch, block if plan.results % block == 0 else 1
+    bundles = plan.bundles.count
+    bundle_bytes = plan.out_blocks // bundles * config.out_bytes
     with tasks(live.number) as position:
         group, image, sample = position // plan.images, position % plan.images, T.bind(live[position])
         if sum(prod(p.work.out_shape[3:]) for p in plan.parts) < height * width:
@@ -88,14 +90,14 @@ def images(plan: Gather, config: Config, out: Any, result: Any, live: Samples, l
         for part in plan.parts:
             work = part.work
             plane = prod(work.out_shape[1:]) * config.out_bytes
-            sizes = (work.outputs, work.out_height, work.out_width, block // lanes)
-            with T.grid(*sizes) as (output, y, x, lane):
+            sizes = (bundles, work.outputs, work.out_height, work.out_width, block // lanes)
+            with T.grid(*sizes) as (bundle, output, y, x, lane):
                 unit = output * units + image // config.batch
                 pixel = (
                     (unit * work.out_height + y) * work.out_width + x
                 ) * config.batch + image % config.batch
-                place = group * plan.out_blocks * config.out_bytes + start + pixel * block + lane
-                channel = output * block + lane
+                place = (group * bundles + bundle) * bundle_bytes + start + pixel * block + lane
+                channel = (bundle * work.outputs + output) * block + lane
                 row, column = y * part.step[0] + part.first[0], x * part.step[1] + part.first[1]
                 with T.If(channel < plan.results), T.Then():
                     value = _sum(out, place, plane, work.planes, "int32", lanes)
@@ -107,21 +109,25 @@ def images(plan: Gather, config: Config, out: Any, result: Any, live: Samples, l
 
 def weights(plan: Gradient, config: Config, out: Any, result: Any, used: Any, lost: Any) -> None:
     """result[ky, kx, i, o]: the sum over the groups in use, clamped to int32."""
-    conv, work, block = plan.conv, plan.work, config.block
+    conv, work, block, bundles = plan.conv, plan.work, config.block, plan.bundles
+    inputs, outputs = conv.in_channels // conv.groups, conv.out_channels // conv.groups
     plane = prod(work.out_shape[1:]) * config.out_bytes
-    with tasks(len(work.taps) * conv.in_channels) as row:
-        tap, channel = row // conv.in_channels, row % conv.in_channels
-        line = T.bind((tap * work.channels + channel // config.batch) * work.outputs)
-        for group in groups(conv.out_channels, block, 1):
+    lanes = block if conv.groups == 1 or outputs % block == 0 else 1  # a vector's outputs are of one group
+    with tasks(len(work.taps) * inputs) as row:
+        tap, source = row // inputs, row % inputs
+        for group in groups(conv.out_channels, lanes, 1):
             (width,) = group.widths
             with T.serial(group.repeat) as number:
                 output = T.bind(group.start + number * width)
-                place = ((line + output // block) * config.batch + channel % config.batch) * block
-                place = T.bind(place + output % block)
+                bundle, own = output // bundles.outputs, output % bundles.outputs
+                channel = own // outputs * inputs + source
+                line = (tap * work.channels + channel // config.batch) * work.outputs
+                place = ((line + own // block) * config.batch + channel % config.batch) * block
+                place = T.bind(bundle * plane * work.planes + place + own % block)
                 (total,) = registers([width], "int64")
                 keep(total, zero(width, "int64") if lost is None else load(lost, output, width), width)
                 with T.serial(0, used) as run:
-                    first = run * plane * work.planes + place
+                    first = run * bundles.count * plane * work.planes + place
                     found = _sum(out, first, plane, work.planes, "int32", width)
                     keep(total, fetch(total, width) + found.astype(typed("int64", width)), width)
                 store(result, row * conv.out_channels + output, clamped(fetch(total, width), width), width)

@@ -19,15 +19,20 @@ from e2compile.targets.vta.isa.instructions import Words
 from e2compile.targets.vta.program.cost import Cost
 
 TABLE, STREAMS = "program/vta.json", "program/vta.safetensors"
-SCHEMA = 2
+SCHEMA = 3
+
+# What an operator computes.
+FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = "forward", "input_gradient", "weight_gradient"
 
 
 @dataclass(frozen=True)
 class Run:
-    """Streams that make some of a group's sums, one after another: where those and their weights lie in the
-    operator's buffers, in bytes."""
+    """Streams that make some of a group's sums, one after another: where their inputs, their weights and the
+    sums lie in the operator's buffers, in bytes."""
 
     streams: tuple[int, ...]
+    inp: int
+    inp_bytes: int
     wgt: int
     wgt_bytes: int
     out: int

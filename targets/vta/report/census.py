@@ -7,6 +7,7 @@ from typing import Any
 from tvm import IRModule, ir, relax
 
 from e2compile.targets.vta.host import kernels as noted
+from e2compile.targets.vta.host.choice import Reason
 from e2compile.targets.vta.report.layers import Left
 
 
@@ -30,7 +31,7 @@ def _called(function: relax.Function) -> Counter[str]:
     return found
 
 
-def left(module: IRModule, reasons: Mapping[str, str]) -> list[Left]:
+def left(module: IRModule, reasons: Mapping[str, Reason]) -> list[Left]:
     """The noted kernels of a module that are left to the host, by name with a reason."""
     kernels = {name: module[name] for name in reasons}
     return [

@@ -6,10 +6,9 @@ from e2compile.graph import StepGraph, entry_points, where
 from e2compile.lower.contraction import integer_call
 from e2compile.lower.inline import inlined
 from e2compile.lower.workload import Convolution
-from e2compile.ops import INTEGER_CONVOLUTION, INTEGER_INPUT_GRADIENT, INTEGER_WEIGHT_GRADIENT
-from e2compile.targets.vta.host.kernels import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
 from e2compile.targets.vta.host.partition import Product, assign
 from e2compile.targets.vta.isa.config import Config
+from e2compile.targets.vta.program.table import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
 from e2compile.targets.vta.report.layers import Left, Report, report
 
 _METHODS = {
@@ -17,7 +16,6 @@ _METHODS = {
     "integer_input_gradient": INPUT_GRADIENT,
     "integer_weight_gradient": WEIGHT_GRADIENT,
 }
-_INTEGER = (INTEGER_CONVOLUTION, INTEGER_INPUT_GRADIENT, INTEGER_WEIGHT_GRADIENT)
 
 
 class _Contraction(NamedTuple):
@@ -46,8 +44,8 @@ def _contractions(step: StepGraph) -> dict[_Contraction, list[str]]:
     """Each contraction of integers, with the model's line of every call of it."""
     found: dict[_Contraction, list[str]] = {}
     for node in inlined(entry_points(step).step).graph.nodes:
-        if node.target in _INTEGER:
-            made = integer_call(node)
+        made = integer_call(node)
+        if made is not None:
             assert isinstance(made.workload, Convolution)
             item = _Contraction(_METHODS[made.method], made.workload, bool(made.live))
             found.setdefault(item, []).append(where(node))

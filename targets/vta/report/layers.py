@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from e2compile.energy.cashier import Array
+from e2compile.energy.work import Amounts
 from e2compile.errors import UsageError
 from e2compile.lower.workload import Convolution
 from e2compile.targets.vta.analysis.timing import LATENCIES
+from e2compile.targets.vta.host.choice import Reason
 from e2compile.targets.vta.isa.config import Config
 from e2compile.targets.vta.program.cost import Cost
 from e2compile.targets.vta.program.table import Operator, Table, phase, words
 
 REPORT = "report/fpga.json"
-SCHEMA = 2
+SCHEMA = 3
 
 # Of each function, how often it calls each kernel.
 Calls = Mapping[str, Mapping[str, int]]
@@ -65,7 +67,10 @@ class Row:
 
 @dataclass(frozen=True)
 class HostRow:
-    """A product of integers that the host computes, for the array cannot: `reason` says why."""
+    """A product of integers that the host computes: `reason` says why.
+
+    Where times decide, the modelled seconds of a call on the host and, with the host's part, on the array.
+    """
 
     name: str
     phase: str
@@ -74,6 +79,8 @@ class HostRow:
     calls: dict[str, int]
     macs: int
     reason: str
+    host_seconds: float | None
+    array_seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ class Left:
     name: str
     what: str
     conv: Convolution
-    reason: str
+    reason: Reason
 
 
 def report(table: Table, calls: Calls, left: Iterable[Left]) -> Report:
@@ -139,7 +146,7 @@ def _row(operator: Operator, table: Table, calls: Calls) -> Row:
 
 
 def _host(item: Left, calls: Calls) -> HostRow:
-    conv = item.conv
+    conv, times = item.conv, item.reason.times
     return HostRow(
         name=item.name,
         phase=phase(item.what),
@@ -147,7 +154,9 @@ def _host(item: Left, calls: Calls) -> HostRow:
         workload=asdict(conv),
         calls=_of(item.name, calls),
         macs=useful_macs(conv),
-        reason=item.reason,
+        reason=item.reason.text,
+        host_seconds=None if times is None else times.host,
+        array_seconds=None if times is None else times.array,
     )
 
 
@@ -201,16 +210,28 @@ def read(folder: Path) -> Report:
 
 def array(made: Report) -> Array:
     """What a step, with everything executed, takes of the array."""
-    cycles, done, left = Counter[str](), Counter[str](), Counter[str]()
+    costs, done, left = dict[str, Cost](), Counter[str](), Counter[str]()
     for row in made.rows:
         calls = row.calls.get("step", 0)
-        cycles[row.phase] += calls * row.each.cost.cycles
+        costs[row.phase] = costs.get(row.phase, Cost()) + row.each.cost * calls
         done[row.phase] += calls * row.each.macs
     for other in made.host:
         left[other.phase] += other.calls.get("step", 0) * other.macs
     shares = {phase: macs / (macs + left[phase]) for phase, macs in done.items() if macs}
     source = f"the cycle model of the streams; a read's latency: {made.latency_source}"
-    return Array(made.board, made.clock_hz, dict(cycles), shares, source)
+    cycles = {phase: cost.cycles for phase, cost in costs.items()}
+    moved = {phase: _moved(cost) for phase, cost in costs.items()}
+    return Array(made.board, made.clock_hz, cycles, moved, shares, source)
+
+
+def _moved(cost: Cost) -> Amounts:
+    """Bytes by memory, as work is counted."""
+    return {
+        "read.dram": cost.loaded_bytes,
+        "write.dram": cost.out_bytes,
+        "read.sram": cost.sram_read_bytes,
+        "write.sram": cost.sram_written_bytes,
+    }
 
 
 def _figures(content: dict[str, Any]) -> Figures:

@@ -40,7 +40,7 @@ def _listed(table: Table, operator: Operator, lines: Sequence[str]) -> Iterator[
 
 
 def _place(run: Run, stream: Binary) -> str:
-    place = f"weights from byte {run.wgt}, sums from byte {run.out}"
+    place = f"inputs from byte {run.inp}, weights from {run.wgt}, sums from {run.out}"
     return f"{len(stream.instructions)} instructions, {stream.cost.cycles} cycles; {place} of its buffers"
 
 

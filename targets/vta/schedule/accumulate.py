@@ -3,60 +3,41 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
-from math import prod
 
-from e2compile.targets.vta.isa.config import Config
-from e2compile.targets.vta.isa.instructions import Memory
-from e2compile.targets.vta.schedule import pipeline
 from e2compile.targets.vta.schedule.accumulate_tile import Tile
 from e2compile.targets.vta.schedule.bands import Bands
-from e2compile.targets.vta.schedule.emit import Box, Emitter, Scratchpad, Slot
-from e2compile.targets.vta.schedule.nest import IDLE, Axis, Nest, Step
+from e2compile.targets.vta.schedule.emit import Box
+from e2compile.targets.vta.schedule.nest import Axis, Nest, Step
 from e2compile.targets.vta.schedule.pipeline import Part, Piece
-from e2compile.targets.vta.schedule.ranges import Block, Range, cut, meet, pieces, steps
+from e2compile.targets.vta.schedule.ranges import Block, Range, cut, meet, steps
+from e2compile.targets.vta.schedule.schedule import Schedule
 from e2compile.targets.vta.schedule.work import Accumulation
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A part of the pixels, in a pass."""
+    """A part of the pixels."""
 
-    number: int
     columns: Range
     rows: Range
 
 
-class Schedule:
-    """Tiles of the work, and the emitter that takes their instructions."""
+class AccumulationSchedule(Schedule):
+    """Tiles are parts of the sums, which run over chunks of pixels and, in each, groups of channels."""
 
-    def __init__(self, work: Accumulation, config: Config, tile: Tile) -> None:
-        self.work = work
-        self.tile = tile
-        self.emitter = Emitter(config)
-        self.inps = Scratchpad(self.emitter, Memory.INP, tile.inp_elements(work), tile.inp_slots)
-        self.wgts = Scratchpad(self.emitter, Memory.WGT, tile.wgt_elements, tile.wgt_slots)
-        self.accs = self.emitter.slots(Memory.ACC, tile.piece_elements, tile.acc_slots * tile.pieces)
-        self.has_halves = tile.acc_slots > 1
+    work: Accumulation
+    tile: Tile
 
-    def tiles(self) -> Iterator[pipeline.Tile]:
+    def _parts(self, block: Block, made: Sequence[tuple[Block, Piece]]) -> Iterator[Part]:
         work, tile = self.work, self.tile
-        places = cut(work.out_width, tile.width), steps(work.out_height, tile.height)
-        chunks = [_Chunk(*parts) for parts in product(range(work.passes), *places)]
-        for i, block in enumerate(self._blocks()):
-            first = i % tile.acc_slots * tile.pieces
-            parts = pieces(block, tile.pieces)
-            outputs = [self._piece(part, slot) for part, slot in zip(parts, self.accs[first:], strict=False)]
-            c, channels = block[1]
-            groups = [(c + begin, size) for begin, size in cut(channels, tile.group)]
-            bands = tile.bands(work, block[0])
-            emits = [
-                self._products(part, piece, chunk, group, block[2], bands)
-                for chunk in chunks
-                for group in groups
-                for part, piece in zip(parts, outputs, strict=True)
-                if meet(part[1], group)[1] > 0
-            ]
-            yield pipeline.Tile(outputs, emits)
+        taps, (c, channels), outputs = block
+        bands = tile.bands(work, taps)
+        for columns, rows in product(cut(work.out_width, tile.width), steps(work.out_height, tile.height)):
+            for begin, size in cut(channels, tile.group):
+                group = c + begin, size
+                for part, piece in made:
+                    if meet(part[1], group)[1] > 0:
+                        yield self._products(part, piece, _Chunk(columns, rows), group, outputs, bands)
 
     def _blocks(self) -> Iterator[Block]:
         work, tile = self.work, self.tile
@@ -66,10 +47,6 @@ class Schedule:
             yield from ((taps, channels, o) for o in outputs for taps, channels in rest)
         else:
             yield from ((taps, channels, o) for taps, channels in rest for o in outputs)
-
-    def _piece(self, part: Block, slot: Slot) -> Piece:
-        box = Box.of(self.work.out_shape, (0, 1), *part)
-        return Piece(box, prod(box.extent), IDLE, slot)
 
     def _products(
         self, part: Block, piece: Piece, chunk: _Chunk, group: Range, outputs: Range, bands: Bands
@@ -81,8 +58,7 @@ class Schedule:
         xs, ys = chunk.columns, chunk.rows
 
         def emit() -> None:
-            stored = chunk.number * self.work.outputs + outputs[0], outputs[1]
-            wgt_box = Box.of(self.work.wgt_shape, stored, ys, xs)
+            wgt_box = Box.of(self.work.wgt_shape, outputs, ys, xs)
             wgt = self.wgts.load(wgt_box)
             numbers = sorted({band for y in range(ys[0], sum(ys)) for band in bands.of(part[0], y)})
             shape, wide = self.work.inp_shape, bands.columns(xs)
@@ -98,7 +74,7 @@ class Schedule:
                 axes = self._axes(part, channels[1], len(rows), boxes[0], wgt_box)
                 self.emitter.multiply(Nest(axes, tuple(points), idle), piece.slot, inps, [wgt])
 
-        return Part(piece, chunk.number, emit)
+        return Part(piece, emit)
 
     def _axes(self, part: Block, channels: int, rows: int, inp_box: Box, wgt_box: Box) -> tuple[Axis, ...]:
         outputs = part[2][1]
@@ -125,7 +101,7 @@ class Schedule:
         dy, dx = self.work.stride
         wgt_base, wgt_box = wgt
         (first_output, first_y, first_x), (_, height, width) = wgt_box.begin, wgt_box.extent
-        w = wgt_base + ((o - first_output % self.work.outputs) * height + y - first_y) * width
+        w = wgt_base + ((o - first_output) * height + y - first_y) * width
         for i, (base, box) in enumerate(inps):
             down, right = self.work.taps[taps[0] + i]
             (first_channel, first_row, first_column), (_, rows, wide) = box.begin, box.extent

@@ -58,7 +58,10 @@ class Tile:
     @property
     def piece_elements(self) -> int:
         most = max(prod(extent for _, extent in part) for part in pieces(self.whole, self.pieces))
-        return most + IDLE
+        return self.room(most)
+
+    def room(self, sums: int) -> int:
+        return sums + IDLE
 
     def inp_elements(self, work: Accumulation) -> int:
         all_bands = (self.bands(work, taps) for taps in cut(len(work.taps), self.taps))
@@ -134,14 +137,14 @@ def _slotted(work: Accumulation, config: Config, tile: Tile) -> Iterator[Tile]:
 
 
 def _bands(work: Accumulation, tile: Tile, used: int) -> int:
-    """Bands of a group that all chunks of a pass read."""
-    chunks = _counts(work, tile)[0] // work.passes
+    """Bands of a group that all chunks read."""
+    chunks = _counts(work, tile)[0]
     return chunks - 1 + used if tile.keeps else chunks
 
 
 def _counts(work: Accumulation, tile: Tile) -> tuple[int, int, int]:
-    """Chunks of the sums in all passes, tiles of taps and channels, tiles of output blocks."""
-    chunks = work.passes * -(-work.out_height // tile.height) * -(-work.out_width // tile.width)
+    """Chunks of the sums, tiles of taps and channels, tiles of output blocks."""
+    chunks = -(-work.out_height // tile.height) * -(-work.out_width // tile.width)
     blocks = -(-len(work.taps) // tile.taps) * -(-work.channels // tile.channels)
     return chunks, blocks, -(-work.outputs // tile.outputs)
 
@@ -160,14 +163,12 @@ def _cycles(work: Accumulation, config: Config, tile: Tile) -> int:
     out = estimate.moved(Memory.OUT, out_box, config)
 
     runs = min(tile.height, used + 1) if used > 1 else 1
-    products = estimate.gemm(
-        chunks * groups * runs + 1, sums * (work.passes * work.out_height * work.out_width + 1)
-    )
+    products = estimate.gemm(chunks * groups * runs + 1, sums * (work.out_height * work.out_width + 1))
     shifts = (work.planes - 1) * estimate.alu(1, sums)
     store = work.planes * out
     last = store + shifts // 2
     compute = products + shifts + (last if tile.acc_slots < 2 else 0)
-    inps, wgts = inp * groups * work.passes * _bands(work, tile, used), wgt * chunks
+    inps, wgts = inp * groups * _bands(work, tile, used), wgt * chunks
     if tile.inp_slots <= used and chunks * groups * blocks > 1:
         compute += inps
     stall = wgt + inp - (tile.inp_slots - used) * products // (chunks * groups)

@@ -1,57 +1,37 @@
 """Streams of correlations: convolutions, their input gradients and matrix products."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import prod
 
-from e2compile.targets.vta.analysis.footprint import DISTANCE
-from e2compile.targets.vta.isa.config import Config
-from e2compile.targets.vta.isa.instructions import Memory
-from e2compile.targets.vta.schedule import pipeline
 from e2compile.targets.vta.schedule.correlate_tile import Tile, window
-from e2compile.targets.vta.schedule.emit import Box, Emitter, Scratchpad, Slot
+from e2compile.targets.vta.schedule.emit import Box
 from e2compile.targets.vta.schedule.nest import Axis, Nest
 from e2compile.targets.vta.schedule.pipeline import Part, Piece
-from e2compile.targets.vta.schedule.ranges import Block, Range, cut, pieces
+from e2compile.targets.vta.schedule.ranges import Block, Range, cut
+from e2compile.targets.vta.schedule.schedule import Schedule
 from e2compile.targets.vta.schedule.work import Correlation
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A part of the reduction, in a pass."""
+    """A part of the reduction."""
 
-    number: int
     inputs: Range
     taps: Range
 
 
-class Schedule:
-    """Tiles of the work, and the emitter that takes their instructions."""
+class CorrelationSchedule(Schedule):
+    """Tiles are parts of the outputs; their sums run over chunks of input blocks and taps."""
 
-    def __init__(self, work: Correlation, config: Config, tile: Tile) -> None:
-        self.work = work
-        self.tile = tile
-        self.emitter = Emitter(config)
-        self.inps = Scratchpad(self.emitter, Memory.INP, tile.inp_elements(work), tile.inp_slots)
-        self.wgts = Scratchpad(self.emitter, Memory.WGT, tile.wgt_elements, tile.wgt_slots)
-        self.accs = self.emitter.slots(Memory.ACC, tile.piece_elements, tile.acc_slots * tile.pieces)
-        self.has_halves = tile.acc_slots > 1
+    work: Correlation
+    tile: Tile
 
-    def tiles(self) -> Iterator[pipeline.Tile]:
+    def _parts(self, block: Block, made: Sequence[tuple[Block, Piece]]) -> Iterator[Part]:
         work, tile = self.work, self.tile
-        parts_of = range(work.passes), cut(work.inputs, tile.inputs), cut(len(work.taps), tile.taps)
-        chunks = [_Chunk(*parts) for parts in product(*parts_of)]
-        for i, block in enumerate(self._blocks()):
-            first = i % tile.acc_slots * tile.pieces
-            parts = pieces(block, tile.pieces)
-            outputs = [self._piece(part, slot) for part, slot in zip(parts, self.accs[first:], strict=False)]
-            emits = [
-                self._products(block, part, piece, chunk)
-                for chunk in chunks
-                for part, piece in zip(parts, outputs, strict=True)
-            ]
-            yield pipeline.Tile(outputs, emits)
+        for inputs, taps in product(cut(work.inputs, tile.inputs), cut(len(work.taps), tile.taps)):
+            for part, piece in made:
+                yield self._products(block, part, piece, _Chunk(inputs, taps))
 
     def _blocks(self) -> Iterator[Block]:
         work, tile = self.work, self.tile
@@ -63,11 +43,6 @@ class Schedule:
         else:
             yield from ((o, *place) for place in places for o in outputs)
 
-    def _piece(self, part: Block, slot: Slot) -> Piece:
-        box = Box.of(self.work.out_shape, (0, 1), *part)
-        size = prod(box.extent)
-        return Piece(box, size, max(DISTANCE - size, 0), slot)
-
     def _products(self, block: Block, part: Block, piece: Piece, chunk: _Chunk) -> Part:
         """The products of a piece and a chunk."""
 
@@ -77,13 +52,12 @@ class Schedule:
             nest = self._nest(part, chunk, piece.slot.base, (inp.base, inp_box), (wgt.base, wgt_box))
             self.emitter.multiply(nest, piece.slot, [inp], [wgt])
 
-        return Part(piece, chunk.number, emit)
+        return Part(piece, emit)
 
     def _inp_box(self, block: Block, chunk: _Chunk) -> Box:
         _, images, rows, columns = block
-        first, count = chunk.inputs
-        inputs = chunk.number * self.work.inputs + first, count
-        return Box.of(self.work.inp_shape, inputs, images, *window(self.work, chunk.taps, rows, columns))
+        places = window(self.work, chunk.taps, rows, columns)
+        return Box.of(self.work.inp_shape, chunk.inputs, images, *places)
 
     def _wgt_box(self, block: Block, chunk: _Chunk) -> Box:
         return Box.of(self.work.wgt_shape, block[0], chunk.inputs, chunk.taps)

@@ -54,7 +54,10 @@ class Tile:
     @property
     def piece_elements(self) -> int:
         most = max(prod(extent for _, extent in part) for part in pieces(self.whole, self.pieces))
-        return max(most, DISTANCE)
+        return self.room(most)
+
+    def room(self, sums: int) -> int:
+        return max(sums, DISTANCE)
 
     def inp_elements(self, work: Correlation) -> int:
         _, _, rows, columns = self.whole
@@ -108,7 +111,7 @@ def _slotted(work: Correlation, config: Config, tile: Tile) -> Iterator[Tile]:
     accs = (1 << config.log_accs) // tile.piece_elements
     if min(inps, wgts, accs) < 1:
         return
-    inp_use = work.passes * (places * chunks if tile.outputs_first else chunks)
+    inp_use = places * chunks if tile.outputs_first else chunks
     wgt_use = chunks if tile.outputs_first else blocks * chunks
     yield replace(
         tile,
@@ -128,11 +131,11 @@ def _in_pieces(work: Correlation, config: Config, tile: Tile) -> list[Tile]:
         accs = (1 << config.log_accs) // (count * parts.piece_elements)
         if accs and len(pieces(parts.whole, count)) == count:
             result.append(replace(parts, acc_slots=min(accs, 2)))
-    return sorted(result, key=lambda tile: work.passes * chunks * tile.pieces < work.planes)
+    return sorted(result, key=lambda tile: chunks * tile.pieces < work.planes)
 
 
 def _counts(work: Correlation, tile: Tile) -> tuple[int, int, int]:
-    """Tiles of positions, chunks of a pass, tiles of output blocks."""
+    """Tiles of positions, chunks of the sums, tiles of output blocks."""
     rows, columns = -(-work.out_height // tile.height), -(-work.out_width // tile.width)
     chunks = -(-work.inputs // tile.inputs) * -(-len(work.taps) // tile.taps)
     return -(-work.images // tile.images) * rows * columns, chunks, -(-work.outputs // tile.outputs)
@@ -142,17 +145,16 @@ def _cycles(work: Correlation, config: Config, tile: Tile) -> int:
     """About how long it takes: the busiest stage, and what cannot overlap."""
     places, chunks, blocks = _counts(work, tile)
     sums = prod(work.out_shape[1:])
-    gemm = estimate.gemm(places * blocks * (work.passes * chunks + 1), work.products + sums)
+    gemm = estimate.gemm(places * blocks * (chunks + 1), work.products + sums)
     shifts = (work.planes - 1) * estimate.alu(places * blocks, sums)
 
-    again = places * work.passes
-    inp_loads, wgt_loads = again * chunks, blocks * chunks
+    inp_loads, wgt_loads = places * chunks, blocks * chunks
     if tile.outputs_first:
         inp_loads *= 1 if inp_loads <= tile.inp_slots else blocks
-        wgt_loads *= 1 if chunks <= tile.wgt_slots else again
+        wgt_loads *= 1 if chunks <= tile.wgt_slots else places
     else:
-        inp_loads *= 1 if work.passes * chunks <= tile.inp_slots else blocks
-        wgt_loads *= 1 if wgt_loads <= tile.wgt_slots else again
+        inp_loads *= 1 if chunks <= tile.inp_slots else blocks
+        wgt_loads *= 1 if wgt_loads <= tile.wgt_slots else places
     (_, high), (_, wide) = window(work, (0, tile.taps), *tile.whole[2:])
     inp_box = Box(work.inp_shape, (0, 0, 0, 0), (tile.inputs, tile.images, high, wide))
     wgt_box = Box(work.wgt_shape, (0, 0, 0), (tile.outputs, tile.inputs, tile.taps))

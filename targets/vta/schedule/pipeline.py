@@ -4,7 +4,7 @@ A plane is stored before the accumulators shift by 8 in place for the next, so t
 between parts of the next tile's products, which give the stores time.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -27,10 +27,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class Part:
-    """Emits some products of a piece, all of one pass. Passes follow one another."""
+    """Emits some products of a piece."""
 
     piece: Piece
-    number: int
     emit: Callable[[], None]
 
 
@@ -48,9 +47,13 @@ def run(emitter: Emitter, tiles: Iterable[Tile], epilogue: Epilogue, has_halves:
     for tile in tiles:
         gap = len(tile.parts) / (len(waiting) + 1)
         due = [(round((i + 1) * gap), emit) for i, emit in enumerate(waiting)]
-        for i, emit in enumerate(_marked(emitter, tile)):
+        begun: list[Piece] = []
+        for i, part in enumerate(tile.parts):
             _run(shift for at, shift in due if at == i)
-            emit()
+            if part.piece not in begun:
+                begun.append(part.piece)
+                emitter.reset(part.piece.slot, part.piece.size + part.piece.idle)
+            part.emit()
         _run(shift for at, shift in due if at == len(tile.parts))
         waiting = _bytes(emitter, tile, epilogue)
         if not has_halves:
@@ -64,48 +67,21 @@ def _run(emits: Iterable[Callable[[], None]]) -> None:
         emit()
 
 
-def _marked(emitter: Emitter, tile: Tile) -> Iterator[Callable[[], None]]:
-    """What emits each part, with what comes before and after a pass of a piece.
-
-    A plane leaves between two passes, as the next one cannot change it.
-    """
-    first, last = dict[tuple[int, int], int](), dict[tuple[int, int], int]()
-    keys = [(tile.pieces.index(part.piece), part.number) for part in tile.parts]
-    for i, key in enumerate(keys):
-        first.setdefault(key, i)
-        last[key] = i
-
-    def marked(i: int) -> None:
-        part, key = tile.parts[i], keys[i]
-        piece = part.piece
-        if first[key] == i and part.number == 0:
-            emitter.reset(piece.slot, piece.size + piece.idle)
-        elif first[key] == i:
-            emitter.apply(AluOp.SHR, _BYTE, piece.slot, piece.size)
-        part.emit()
-        if last[key] == i and part.number < tile.parts[-1].number:
-            _store(emitter, piece, part.number)
-
-    return (partial(marked, i) for i in range(len(tile.parts)))
-
-
 def _store(emitter: Emitter, piece: Piece, plane: int) -> None:
     box = replace(piece.box, begin=(plane, *piece.box.begin[1:]))
     emitter.move(Memory.OUT, box, piece.slot)
 
 
 def _bytes(emitter: Emitter, tile: Tile, epilogue: Epilogue) -> list[Callable[[], None]]:
-    """Emit what stores the plane that the last pass ends in; what makes each of those above."""
-    first, planes = tile.parts[-1].number, tile.pieces[0].box.shape[0]
-    assert first < planes, "each pass ends in a plane of its own"
+    """Emit what stores the first plane; what makes each of those above."""
     for piece in tile.pieces:
         for op, immediate in epilogue:
             emitter.apply(op, immediate, piece.slot, piece.size)
-        _store(emitter, piece, first)
+        _store(emitter, piece, 0)
 
     def shifted(plane: int) -> None:
         for piece in tile.pieces:
             emitter.apply(AluOp.SHR, _BYTE, piece.slot, piece.size)
             _store(emitter, piece, plane)
 
-    return [partial(shifted, plane) for plane in range(first + 1, planes)]
+    return [partial(shifted, plane) for plane in range(1, tile.pieces[0].box.shape[0])]

@@ -8,35 +8,20 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from itertools import islice
 from math import prod
-from typing import Protocol
 
 from e2compile.errors import UsageError
 from e2compile.targets.vta.analysis.check import LARGEST_TRANSFER, transferred
 from e2compile.targets.vta.analysis.timing import timing
 from e2compile.targets.vta.isa.config import Config
 from e2compile.targets.vta.isa.stream import INP, OUT, WGT, Stream
-from e2compile.targets.vta.schedule import accumulate, accumulate_tile, correlate, correlate_tile, pipeline
-from e2compile.targets.vta.schedule.emit import Emitter
+from e2compile.targets.vta.schedule import accumulate_tile, correlate_tile, pipeline
+from e2compile.targets.vta.schedule.accumulate import AccumulationSchedule
+from e2compile.targets.vta.schedule.correlate import CorrelationSchedule
 from e2compile.targets.vta.schedule.pipeline import Epilogue
+from e2compile.targets.vta.schedule.schedule import Schedule
 from e2compile.targets.vta.schedule.work import Correlation, Work
 
 _ENOUGH = 3000  # instructions, that make time for another try too dear
-
-
-class Schedule(Protocol):
-    """Tiles of some work, whose parts emit their products to an emitter."""
-
-    @property
-    def work(self) -> Work: ...
-
-    @property
-    def emitter(self) -> Emitter: ...
-
-    @property
-    def has_halves(self) -> bool:
-        """Whether the accumulators of two tiles in turn are distinct."""
-
-    def tiles(self) -> Iterator[pipeline.Tile]: ...
 
 
 Begin = Callable[[], Schedule]
@@ -75,9 +60,9 @@ def streams(
 def _schedules(work: Work, config: Config) -> Iterator[Begin]:
     if isinstance(work, Correlation):
         tiles = correlate_tile.candidates(work, config)
-        return (partial(correlate.Schedule, work, config, tile) for tile in tiles)
+        return (partial(CorrelationSchedule, work, config, tile) for tile in tiles)
     others = accumulate_tile.candidates(work, config)
-    return (partial(accumulate.Schedule, work, config, tile) for tile in others)
+    return (partial(AccumulationSchedule, work, config, tile) for tile in others)
 
 
 def emitted(begin: Begin, epilogue: Epilogue = (), largest: int = LARGEST_TRANSFER) -> tuple[Stream, ...]:

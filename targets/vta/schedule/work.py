@@ -4,9 +4,6 @@ A block is an element of a scratchpad (see Config): an input block holds `batch`
 weight block `block` rows of `block` lanes, an output block `batch` rows of `block` bytes. Buffers are arrays
 of blocks, row-major. Sums are exact int32; they leave as byte planes, plane p holding bits 8p to 8p + 7, as
 many planes as the largest possible sum needs to be sign-extended from the last.
-
-One operand, that of gradients, may have `passes` planes of its own, low first: its value is the sum of
-256^p times plane p, each plane of signed bytes.
 """
 
 from dataclasses import dataclass
@@ -19,7 +16,7 @@ Taps = tuple[tuple[int, int], ...]
 class Correlation:
     """out[o, n, y, x] = sum over c and t of inp[c, n, y * stride + taps[t]] . wgt[o, c, t]^T.
 
-    Buffers: inp [passes x inputs, images, in_height, in_width], any border stored;
+    Buffers: inp [inputs, images, in_height, in_width], any border stored;
     wgt [outputs, inputs, taps]; out [planes, outputs, images, out_height, out_width].
     A forward convolution, an input gradient's parity class and a matrix product are all of this kind.
     """
@@ -34,11 +31,10 @@ class Correlation:
     taps: Taps
     stride: tuple[int, int]
     planes: int
-    passes: int = 1
 
     @property
     def inp_shape(self) -> tuple[int, ...]:
-        return self.passes * self.inputs, self.images, self.in_height, self.in_width
+        return self.inputs, self.images, self.in_height, self.in_width
 
     @property
     def wgt_shape(self) -> tuple[int, ...]:
@@ -51,7 +47,7 @@ class Correlation:
     @property
     def products(self) -> int:
         """GEMM micro-ops that it needs at least."""
-        return self.passes * prod(self.out_shape[1:]) * self.inputs * len(self.taps)
+        return prod(self.out_shape[1:]) * self.inputs * len(self.taps)
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class Accumulation:
     """out[t, c, o] = sum over y and x of inp[c, y * stride + taps[t]] . wgt[o, y, x]^T.
 
     Buffers: inp [channels, in_height, in_width], any border stored;
-    wgt [passes x outputs, out_height, out_width]; out [planes, taps, channels, outputs].
+    wgt [outputs, out_height, out_width]; out [planes, taps, channels, outputs].
     A weight gradient is of this kind: the lanes of an input block are samples of one channel, a weight block
     has a row for each of `block` output channels.
     """
@@ -73,7 +69,6 @@ class Accumulation:
     taps: Taps
     stride: tuple[int, int]
     planes: int
-    passes: int = 1
 
     @property
     def inp_shape(self) -> tuple[int, ...]:
@@ -81,7 +76,7 @@ class Accumulation:
 
     @property
     def wgt_shape(self) -> tuple[int, ...]:
-        return self.passes * self.outputs, self.out_height, self.out_width
+        return self.outputs, self.out_height, self.out_width
 
     @property
     def out_shape(self) -> tuple[int, ...]:
@@ -90,7 +85,7 @@ class Accumulation:
     @property
     def products(self) -> int:
         """GEMM micro-ops that it needs at least."""
-        return self.passes * prod(self.out_shape[1:]) * self.out_height * self.out_width
+        return prod(self.out_shape[1:]) * self.out_height * self.out_width
 
 
 Work = Correlation | Accumulation

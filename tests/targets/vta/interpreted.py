@@ -22,6 +22,8 @@ class Interpreted:
         self.config, self.order, self.seed, self.hazards = config, order, seed, hazards
         self.memory = np.zeros(size, np.uint8)
         self.end = PAGE
+        # Bytes read from scratchpads and written there, loaded from DRAM and stored there.
+        self.moved = np.zeros(4, int)
 
     def allocate(self, size: int) -> int:
         address = self.end
@@ -37,7 +39,14 @@ class Interpreted:
 
     def start(self, instructions: int, count: int) -> None:
         words = self.read(instructions, 16 * count).view(np.uint64).reshape(count, 2)
-        Interpreter(self.config, self.memory, self.order, self.seed, self.hazards).run(words)
+        interpreter = Interpreter(self.config, self.memory, self.order, self.seed, self.hazards)
+        interpreter.run(words)
+        self.moved += (
+            interpreter.read_bytes,
+            interpreter.written_bytes,
+            interpreter.loaded_bytes,
+            interpreter.stored_bytes,
+        )
 
     def close(self) -> None:
         pass

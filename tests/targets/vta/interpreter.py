@@ -65,6 +65,8 @@ class Interpreter:
         self.tokens = {(L, C): 0, (C, L): 0, (C, S): 0, (S, C): 0}
         self.queues: dict[str, deque[int]] = {L: deque(), C: deque(), S: deque()}
         self.finished = False
+        # Bytes that scratchpads give and take, and DRAM but for instructions.
+        self.read_bytes = self.written_bytes = self.loaded_bytes = self.stored_bytes = 0
 
     def run(self, words: NDArray[np.uint64]) -> None:
         """Run until nothing is left. Raises Wrong for a deadlock, tokens left over, work after FINISH."""
@@ -143,11 +145,13 @@ class Interpreter:
         if sram + len(values) > len(target):
             raise Wrong(f"LOAD of {sram}..{sram + len(values)} of memory {memory}, which has {len(target)}")
         target[sram : sram + len(values)] = values
+        self.written_bytes += values.nbytes
 
     def _fetched(self, memory: int, element: int, count: int) -> NDArray[Any]:
         target = self.memories[memory]
         size = target[0].nbytes
         content = self.dram[element * size : (element + count) * size]
+        self.loaded_bytes += content.nbytes
         if len(content) < count * size:
             raise Wrong(f"LOAD from byte {element * size}, past the DRAM's {len(self.dram)}")
         return content.view(target.dtype).reshape(count, *target.shape[1:])
@@ -167,6 +171,8 @@ class Interpreter:
                 raise Wrong(f"STORE to byte {first}, past the DRAM's {len(self.dram)}")
             content = source[sram + row * columns : sram + (row + 1) * columns]
             self.dram[first : first + columns * size] = content.reshape(-1).view(np.uint8)
+            self.read_bytes += content.nbytes
+            self.stored_bytes += content.nbytes
 
     def _uops(self, word: int) -> list[tuple[int, int, int, int, int]]:
         """(i, j, dst, src, wgt) of each micro-op that an instruction runs, before factors."""
@@ -187,8 +193,11 @@ class Interpreter:
         w0, w1 = cut(word, 64 + 2 * la + 2 * li, lw), cut(word, 64 + 2 * la + 2 * li + lw, lw)
         inp, wgt = self.memories[INP], self.memories[WGT]
         pipeline = Pipeline(self.memories[ACC], self.memories[OUT], self.hazards)
+        acc, out = pipeline.acc[0].nbytes, pipeline.out[0].nbytes
         for i, j, d, s, w in self._uops(word):
             d, s, w = d + i * d0 + j * d1, s + i * s0 + j * s1, w + i * w0 + j * w1
+            self.read_bytes += 4
+            self.written_bytes += acc
             if s >= len(inp) or w >= len(wgt):
                 raise Wrong(f"GEMM of input {s} of {len(inp)} and weight {w} of {len(wgt)}")
             product = inp[s].astype(np.int64) @ wgt[w].astype(np.int64).T
@@ -197,6 +206,8 @@ class Interpreter:
                 pipeline.write(d, np.zeros_like(product), shadow=False)
             else:
                 pipeline.write(d, pipeline.read(d) + product)
+                self.read_bytes += inp[s].nbytes + wgt[w].nbytes + acc
+                self.written_bytes += out
         pipeline.drain()
 
     def _alu(self, word: int) -> None:
@@ -208,11 +219,14 @@ class Interpreter:
         if op > SHR:
             raise Wrong(f"ALU operation {op}")
         pipeline = Pipeline(self.memories[ACC], self.memories[OUT], self.hazards)
+        acc, out = pipeline.acc[0].nbytes, pipeline.out[0].nbytes
         for i, j, d, s, _ in self._uops(word):
             d, s = d + i * d0 + j * d1, s + i * s0 + j * s1
             a = pipeline.read(d)
             b = np.full_like(a, imm) if use_imm else pipeline.read(s)
             pipeline.write(d, alu(op, a, b))
+            self.read_bytes += 4 + (acc if use_imm else 2 * acc)
+            self.written_bytes += acc + out
         pipeline.drain()
 
 

@@ -13,7 +13,7 @@ from e2compile.targets.vta.analysis.check import check
 from e2compile.targets.vta.isa.config import Config
 from e2compile.targets.vta.isa.instructions import encode_uops
 from e2compile.targets.vta.isa.stream import INP, OUT, UOP, WGT, Stream
-from e2compile.targets.vta.schedule.work import Correlation, Taps, Work
+from e2compile.targets.vta.schedule.work import Accumulation, Correlation, Taps, Work
 from e2compile.targets.vta.simulator.interpreter import compiled
 from e2compile.targets.vta.simulator.simulator import Simulator
 
@@ -24,6 +24,34 @@ def kernel(height: int, width: int | None = None) -> Taps:
     return tuple((i, j) for i in range(height) for j in range(width or height))
 
 
+def convolution(
+    inputs: int,
+    outputs: int,
+    size: tuple[int, int],
+    taps: Taps,
+    stride: int = 1,
+    images: int = 1,
+    planes: int = 3,
+) -> Correlation:
+    """With just the border that it needs."""
+    steps = (stride, stride)
+    return Correlation(inputs, outputs, images, *_read(size, taps, stride), *size, taps, steps, planes)
+
+
+def gradient(
+    channels: int, outputs: int, size: tuple[int, int], taps: Taps, stride: int = 1, planes: int = 4
+) -> Accumulation:
+    """Of a convolution's weights, likewise."""
+    steps = (stride, stride)
+    return Accumulation(channels, outputs, *_read(size, taps, stride), *size, taps, steps, planes)
+
+
+def _read(size: tuple[int, int], taps: Taps, stride: int) -> tuple[int, int]:
+    """The pixels that those of a size read."""
+    down, right = map(max, zip(*taps, strict=True))
+    return (size[0] - 1) * stride + down + 1, (size[1] - 1) * stride + right + 1
+
+
 def operands(work: Work, vta: Config, seed: int = 0) -> tuple[Blocks, Blocks]:
     random = np.random.default_rng(seed)
     inp = random.integers(-128, 128, (*work.inp_shape, vta.batch, vta.block), np.int8)
@@ -32,16 +60,11 @@ def operands(work: Work, vta: Config, seed: int = 0) -> tuple[Blocks, Blocks]:
 
 def sums(work: Work, inp: Blocks, wgt: Blocks) -> NDArray[np.int64]:
     """The exact sums; float64 holds them."""
-    if isinstance(work, Correlation):
-        inps, wgts = whole(inp, work.passes), wgt.astype(float)
-    else:
-        inps, wgts = inp.astype(float), whole(wgt, work.passes)
+    inps, wgts = inp.astype(float), wgt.astype(float)
     (dy, dx), height, width = work.stride, work.out_height, work.out_width
     total = 0.0
     for t, (i, j) in enumerate(work.taps):
-        read = inps[..., i : i + (height - 1) * dy + 1 : dy, j : j + (width - 1) * dx + 1 : dx, :, :].astype(
-            float
-        )
+        read = inps[..., i : i + (height - 1) * dy + 1 : dy, j : j + (width - 1) * dx + 1 : dx, :, :]
         if isinstance(work, Correlation):
             total += np.einsum("cnyxbk,ocmk->onyxbm", read, wgts[:, :, t], optimize=True)
         else:
@@ -49,12 +72,6 @@ def sums(work: Work, inp: Blocks, wgt: Blocks) -> NDArray[np.int64]:
             found = np.einsum("cyxbk,oyxmk->cobm", read, wgts, optimize=True)
             total += np.multiply.outer(taps, found)
     return np.asarray(total).astype(np.int64)
-
-
-def whole(operand: Blocks, passes: int) -> NDArray[np.float64]:
-    """What planes of bytes, low first, stand for."""
-    parts = operand.reshape(passes, -1, *operand.shape[1:]).astype(float)
-    return np.asarray(sum(256.0**p * part for p, part in enumerate(parts)))
 
 
 def planes(values: NDArray[np.int64], count: int) -> Blocks:

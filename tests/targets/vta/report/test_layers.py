@@ -10,7 +10,7 @@ import pytest
 import e2compile
 from e2compile.errors import UsageError
 from e2compile.lower.workload import Convolution
-from e2compile.tables import left_on_host
+from e2compile.report.content import content
 from e2compile.targets.vta.analysis.timing import ALU, GEMM, IDLE
 from e2compile.targets.vta.isa.config import named
 from e2compile.targets.vta.isa.instructions import Alu, AluOp, Finish, Gemm, Memory, Tokens, Transfer, Uop
@@ -18,6 +18,7 @@ from e2compile.targets.vta.isa.stream import Stream
 from e2compile.targets.vta.program.cost import Cost, cost
 from e2compile.targets.vta.program.table import words
 from e2compile.targets.vta.report.layers import REPORT, Figures, Report, read, useful_macs
+from e2compile.targets.vta.report.left import left
 from tests.commands import run
 from tests.targets.vta.tiny import batch
 
@@ -51,6 +52,10 @@ def test_the_cost_of_a_stream_counted_by_hand() -> None:
     moved = {"inp": 160, "wgt": 512, "acc": 0, "out": 64, "uop": 12, "instruction": 112}
     assert {name: getattr(found, f"{name}_bytes") for name in moved} == moved
     assert found.moved_bytes == sum(moved.values())
+    # 20 products of a micro-op, an input, weights and sums, 4 shifts of a micro-op and sums, and the store
+    assert found.sram_read_bytes == 20 * (4 + 16 + 256 + 64) + 4 * (4 + 64) + 64
+    # what was loaded, and 24 times sums with their low bytes
+    assert found.sram_written_bytes == 12 + 160 + 512 + 24 * (64 + 16)
 
 
 def test_costs_add_up() -> None:
@@ -99,30 +104,45 @@ def test_a_step_takes_what_the_report_says(report: Report, fpga_program: Path) -
     assert 0 < total.utilisation < total.of_bound < 1
 
 
+def test_the_page_prices_what_the_array_takes(fpga_program: Path) -> None:
+    found = content(fpga_program)
+    each = found["device"]["each"]["e2.integer_convolution"]
+    assert set(each) == {"time.device", "read.dram", "write.dram", "read.sram", "write.sram"}
+    assert set(each) <= set(found["prices"]["figures"])
+
+
 def test_what_stays_on_the_host_is_listed(report: Report) -> None:
     assert {row.text for row in report.host} == {"8->8 3x3 groups 8 @8x8"}
     assert {row.phase for row in report.host} == {"forward", "input gradient", "weight gradient"}
     assert all(row.macs == 2 * 8 * 22 * 22 for row in report.host)
     assert {row.reason for row in report.host} == {"depthwise"}
+    assert all(0 < (row.host_seconds or 0) < (row.array_seconds or 0) for row in report.host)
     assert report.host_calls["step"] > sum(row.calls["step"] for row in report.host)
 
 
 def test_compiling_says_in_a_line_what_stays_on_the_host(report: Report) -> None:
     """A layer's gradient has 16 bits: two products each for input and weight gradient."""
-    line = left_on_host(report)
+    line = left(report)
     convolutions, linear = 5 * 5 - 2, 5  # nothing needs the first one's input gradient
     every = sum(row.calls["step"] for row in (*report.rows, *report.host))
     assert every == convolutions + linear
-    assert line == f"5 of {every} integer products of a step, which the array cannot do: 5 depthwise"
-    assert left_on_host(replace(report, host=())) is None
+    on_host, on_array = (
+        sum(row.calls["step"] * (getattr(row, f"{side}_seconds") or 0) * 1e3 for row in report.host)
+        for side in ("host", "array")
+    )
+    assert line == (
+        f"5 of {every} integer products of a step, which the host does: "
+        f"5 depthwise ({on_host:.3g} ms, by the array {on_array:.3g} ms, modelled)"
+    )
+    assert left(replace(report, host=())) is None
 
 
 def test_a_report_that_is_damaged(fpga_program: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(fpga_program, tmp_path / "tiny")
     (folder / REPORT).write_text('{"schema": 1}')
-    with pytest.raises(UsageError, match="has another schema than 2"):
+    with pytest.raises(UsageError, match="has another schema than 3"):
         read(folder)
-    (folder / REPORT).write_text('{"schema": 2, "rows": []}')
+    (folder / REPORT).write_text('{"schema": 3, "rows": []}')
     with pytest.raises(UsageError, match="compile the program again"):
         read(folder)
     assert run("report", folder) == 2
