@@ -4,7 +4,7 @@
 
 `fp32` is the plain program, `psg` that with the hardware preset of SignPredict. `slu 0%`, `slu 40%` and
 `slu 60%` have gates that are forced to skip that share of the samples of gated blocks; `smd,slu,psg` has all
-three passes and skips 40 %. BatchDrop changes no executed step. A network without residual blocks has no
+three passes and skips 40 %, `8-bit` with gradients of 8 bits instead of 16. BatchDrop changes no executed step. A network without residual blocks has no
 gates.
 
 Variants of one network and batch run in turn, one step each, so that drift of the machine's speed hits
@@ -49,6 +49,7 @@ PROGRAMS: dict[str, tuple[tuple[Pass, ...], float]] = {
     "slu 40%": ((_GATES,), 0.4),
     "slu 60%": ((_GATES,), 0.6),
     "smd,slu,psg": ((BatchDrop(), _GATES, SignPredict()), 0.4),
+    "smd,slu,psg 8-bit": ((BatchDrop(), _GATES, SignPredict(gradient_bits=8)), 0.4),
 }
 
 
