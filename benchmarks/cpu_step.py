@@ -4,8 +4,8 @@
 
 `fp32` is the plain program, `psg` that with the hardware preset of SignPredict. `slu 0%`, `slu 40%` and
 `slu 60%` have gates that are forced to skip that share of the samples of gated blocks; `smd,slu,psg` has all
-three passes and skips 40 %, `8-bit` with gradients of 8 bits instead of 16. BatchDrop changes no executed step. A network without residual blocks has no
-gates.
+three passes and skips 40 %, `8-bit` with gradients of 8 bits instead of 16. BatchDrop changes no executed
+step. A network without residual blocks has no gates.
 
 Variants of one network and batch run in turn, one step each, so that drift of the machine's speed hits
 all alike; medians are quoted, and ratios against the best PyTorch variant of the same run. GFLOP/s are those
