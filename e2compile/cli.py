@@ -71,6 +71,7 @@ def compile_model(
     cache: bool = True,
     memory_budget: Positive | None = None,
     threads: Threads = None,
+    tune: Positive | None = None,
 ) -> None:
     """Compile a model file into a Program folder.
 
@@ -91,6 +92,8 @@ def compile_model(
         memory_budget: Megabytes that a step may hold, state and batch included: what does not fit is computed
             again in the backward pass.
         threads: Cores to use for verification and --train; by default all that the process may use.
+        tune: Measure for about so many seconds which kernels of convolutions and products are the fastest
+            on this machine; what was measured before is taken from the cache.
     """
     from e2compile.runtime.engine import use_threads
 
@@ -112,11 +115,14 @@ def compile_model(
         raise UsageError(f"--train with --host {host}: {foreign}. Train where the program runs")
     swa_start = PRESETS[preset].swa_start_of(chosen)
     average = [] if swa_start is None else ["--swa-start", str(swa_start)]
-    with display.working(f"compiling {model}"):
+    with display.working(f"compiling {model}") as shown:
         task = load_task(model, init)
         graph = capture_task(task).apply(*chosen)
         phases.mark("imported and captured")
-        program = compile(graph, target, output, seed, verify, cache, phases, host, memory_budget)
+        tuning = display.Tuning(shown)
+        program = compile(
+            graph, target, output, seed, verify, cache, phases, host, memory_budget, tune, tuning
+        )
     command = shlex.join(["e2compile", "train", str(output), *average])
     command += f", on {program.manifest.host}" if foreign else ""
     accelerated = find(target).accelerated(output)

@@ -3,9 +3,11 @@
 import datetime
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -18,15 +20,16 @@ from e2compile import __version__, artefact, optimizer
 from e2compile.cache import Cache, folder, source_digest
 from e2compile.collector import paused, skip_the_last
 from e2compile.counting import counted
-from e2compile.errors import MissingError
+from e2compile.errors import MissingError, UsageError
 from e2compile.graph import Slot, StepGraph, entry_points
 from e2compile.pipeline import TrainingGraph, forward_text, settings_text
 from e2compile.runtime.manifest import Function, Manifest, Tensor
 from e2compile.runtime.program import LIBRARY, Program
 from e2compile.schedule import tabulate
-from e2compile.targets import Target, find
+from e2compile.targets import Target, TuningProgress, find
 
 if TYPE_CHECKING:
+    from e2compile.lower.workload import Contraction
     from e2compile.verification.recording import Recording
 
 Watch = Callable[[str, float], None]
@@ -46,6 +49,8 @@ def compile(
     watch: Watch | None = None,
     host: str | None = None,
     memory_budget: int | None = None,
+    tune: float | None = None,
+    progress: Callable[[TuningProgress], None] | None = None,
 ) -> Program:
     """Compile a training graph for a target into a Program folder and load it.
 
@@ -55,12 +60,16 @@ def compile(
     default this one: "aarch64-linux-gnu", or "aarch64-linux-gnu:cortex-a53". For one that this machine cannot
     run, a program of the same kernels, compiled for this machine, is compared. `memory_budget` is what a step
     may hold in megabytes of 10^6 bytes, state and batch included: of the forward pass as much runs again in
-    the backward pass as that takes.
+    the backward pass as that takes. `tune` takes about so many seconds to measure what other kernels of
+    contractions would be faster, and tells `progress` how far it is; with `cache` what was measured before is
+    not measured again.
     Raises CompileError for operators without a lowering (all at once, with the user's lines), MissingError
-    for a target or tool that is not there, VerificationError where numbers differ.
+    for a target or tool that is not there, VerificationError where numbers differ, UsageError for a target
+    that cannot be tuned, or not in so many seconds.
     """
     skip_the_last()
     chosen = find(target, host)
+    _check_tuning(chosen, tune)
     missing = chosen.missing()
     if missing is not None:
         raise MissingError(f"target {target} needs {missing}")
@@ -68,6 +77,11 @@ def compile(
     clock = _Clock(watch or (lambda *_: None))
     rates = tabulate(graph.task)
     memory_bytes = None if memory_budget is None else memory_budget * 10**6
+    if tune is not None:
+        calls = _contractions(graph)
+        clock.done("contractions listed")
+        chosen = chosen.tuned(calls, tune, folder() if cache else None, progress or (lambda _: None))
+        clock.done("tuned")
     fingerprint = _fingerprint(graph, chosen, verify, memory_bytes)
     store = Cache(folder())
     with artefact.writing(output) as (place, final):
@@ -109,6 +123,27 @@ class _Clock:
             for s in graph.stages
         ]
         return {"seconds": self.phases, "stages": passes, **self.notes}
+
+
+def _check_tuning(target: Target, seconds: float | None) -> None:
+    if seconds is None:
+        return
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"tuning takes a number of seconds above 0, not {seconds}")
+    reason = target.untunable()
+    if reason is not None:
+        raise UsageError(f"target {target.name} cannot be tuned: {reason}")
+
+
+def _contractions(graph: TrainingGraph) -> "Counter[Contraction]":
+    """Those of an executed step."""
+    from e2compile.lower.flat import fused
+    from e2compile.lower.layout import state_orders
+    from e2compile.lower.module import contractions
+    from e2compile.lower.schedule import schedule
+
+    fusion = fused(entry_points(graph.step).step)
+    return contractions(schedule(fusion, state_orders(fusion.step)))
 
 
 def _build(

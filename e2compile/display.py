@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.highlighter import RegexHighlighter
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress_bar import ProgressBar
+from rich.status import Status
+from rich.table import Table
 from rich.text import Text
 from rich.theme import Theme
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from e2compile.runtime.program import Evaluation, Program
     from e2compile.runtime.stages import SavedStage
     from e2compile.runtime.summary import Summary
+    from e2compile.targets import TuningProgress
 
 # A run prints this many lines where there is no terminal, and more where it is slow.
 _LINES = 20
@@ -30,6 +34,7 @@ _QUIET_SECONDS = 60.0
 _RECENT = 50
 # The text beside a terminal's bar is made anew after so long.
 _BAR_SECONDS = 0.5
+_BAR_WIDTH = 40
 _PREFIXES = ((1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"), (1e-12, "p"))
 
 THEME = Theme({"ir.name": "cyan", "ir.type": "green", "ir.line": "dim", "ir.op": "bold"})
@@ -69,10 +74,10 @@ def table(rows: Iterable[tuple[str, str]]) -> None:
 
 
 @contextmanager
-def working(what: str) -> Iterator[None]:
+def working(what: str) -> Iterator[Status]:
     """Shows on a terminal that work goes on."""
-    with out.status(Text(what)):
-        yield
+    with out.status(Text(what)) as status:
+        yield status
 
 
 class Phases:
@@ -89,6 +94,26 @@ class Phases:
         now = time.perf_counter()
         self(name, now - self.began)
         self.began = now
+
+
+class Tuning:
+    """A bar on a terminal, beside what shows that work goes on; lines elsewhere."""
+
+    def __init__(self, status: Status) -> None:
+        self.status, self.what = status, status.status
+
+    def __call__(self, progress: "TuningProgress") -> None:
+        share = max(progress.done / max(progress.total, 1), progress.seconds / progress.most_seconds)
+        text = (
+            f"{progress.done} of {progress.total} contractions, {progress.faster} faster, "
+            f"{progress.seconds:.0f} of {progress.most_seconds:.0f} s"
+        )
+        if out.is_terminal:
+            line = Table.grid(padding=(0, 1))
+            line.add_row("tuning", ProgressBar(1, share, _BAR_WIDTH), text)
+            self.status.update(line if share < 1 else self.what)
+        else:
+            say(f"  tuning: {text}")
 
 
 def compiled(program: "Program", summary: "Summary", left: str | None, command: str) -> None:

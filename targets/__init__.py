@@ -1,7 +1,7 @@
 """The targets by name."""
 
 from e2compile.errors import MissingError, UsageError
-from e2compile.targets.base import Target
+from e2compile.targets.base import Target, TuningProgress
 from e2compile.targets.llvm import CPU
 from e2compile.targets.llvm.machine import CPUS as HOSTS
 from e2compile.targets.vta.target import FPGA
@@ -27,4 +27,4 @@ def find(name: str, host: str | None = None) -> Target:
     return target if host is None else target.hosted(host)
 
 
-__all__ = ["CPU", "FPGA", "HOSTS", "PLANNED", "TARGETS", "Target", "find"]
+__all__ = ["CPU", "FPGA", "HOSTS", "PLANNED", "TARGETS", "Target", "TuningProgress", "find"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,7 +14,7 @@ if TYPE_CHECKING:  # to name a target, or to look for what it lacks, takes neith
     from e2compile.energy.cashier import Array
     from e2compile.graph import StepGraph
     from e2compile.lower.loop import Loop
-    from e2compile.lower.workload import Convolution, Pool
+    from e2compile.lower.workload import Contraction, Convolution, Pool
     from e2compile.pipeline import TrainingGraph
     from e2compile.runtime.host import Host
 
@@ -60,6 +61,17 @@ class Kernels(Protocol):
     def pool_gradient(self, pool: Pool, gated: bool = False) -> PrimFunc: ...
 
 
+@dataclass(frozen=True)
+class TuningProgress:
+    """How far tuning is: contractions done, how many of them it made faster, seconds of those it may take."""
+
+    done: int
+    total: int
+    faster: int
+    seconds: float
+    most_seconds: float
+
+
 class Target(Protocol):
     """A place to run a program. A target holds no state; two equal targets build the same code."""
 
@@ -95,6 +107,22 @@ class Target(Protocol):
 
     def prepare(self, graph: TrainingGraph) -> TrainingGraph:
         """The graph with what the target needs done to it and no pass has done yet."""
+
+    def tuned(
+        self,
+        calls: Mapping[Contraction, int],
+        seconds: float,
+        path: Path | None,
+        watch: Callable[[TuningProgress], None],
+    ) -> Target:
+        """The target with the kernels for contractions, each called so often in a step, that are measured to
+        be the fastest, in about so many seconds. `path` is a folder for what is measured, to be taken again.
+
+        Raises UsageError where `untunable` says why, or for a file in `path` that is damaged.
+        """
+
+    def untunable(self) -> str | None:
+        """Why nothing can be measured for the target; None if it can be."""
 
     def array(self, step: StepGraph) -> Array | None:
         """What a step will take of the target's accelerator, without building it; None without one."""

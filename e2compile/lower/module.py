@@ -1,6 +1,7 @@
 """The Relax module of a program: functions as sequences of calls of scheduled kernels."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from e2compile.lower.schedule import (
     schedule,
 )
 from e2compile.lower.views import Shape, shape_of
+from e2compile.lower.workload import Contraction, Convolution
 
 # The module's attribute that holds `lines`.
 LINES = "e2.lines"
@@ -92,12 +94,32 @@ class Lowering:
             return self.kernels.loop(item.loop)
         if isinstance(item, LiveSamples):
             return self.kernels.live_samples(item.samples, _source(item.live))
-        method, gated = getattr(self.kernels, item.method), bool(item.live)
-        if item.method == "convolution":
-            return method(item.workload, item.bias, gated=gated)
-        if item.method in ("integer_convolution", "integer_weight_gradient"):
-            return method(item.workload, item.signed, gated=gated)
-        return method(item.workload, gated=gated)
+        if isinstance(item.workload, Convolution):
+            contraction = Contraction(item.method, item.workload, item.signed)
+            return contraction_kernel(self.kernels, contraction, item.bias, bool(item.live))
+        return getattr(self.kernels, item.method)(item.workload, gated=bool(item.live))
+
+
+def contraction_kernel(
+    kernels: Any, contraction: Contraction, bias: bool = False, gated: bool = False
+) -> PrimFunc:
+    """A target's kernel of a contraction."""
+    method, conv = getattr(kernels, contraction.method), contraction.conv
+    if contraction.method == "convolution":
+        return method(conv, bias, gated=gated)
+    if contraction.method in ("integer_convolution", "integer_weight_gradient"):
+        return method(conv, contraction.signed, gated=gated)
+    return method(conv, gated=gated)
+
+
+def contractions(plan: Schedule) -> Counter[Contraction]:
+    """How often each contraction is called."""
+    calls = (item for item in plan.kernels if isinstance(item, Call))
+    return Counter(
+        Contraction(call.method, call.workload, call.signed)
+        for call in calls
+        if isinstance(call.workload, Convolution)
+    )
 
 
 def _place(item: Kernel) -> tuple[str, str]:

@@ -59,6 +59,15 @@ def _extent(size: int, kernel: int, stride: int, padding: int, dilation: int) ->
 
 
 @dataclass(frozen=True)
+class Contraction:
+    """One of a convolution's contractions: by which of a target's methods; `signed` is the first operand."""
+
+    method: str
+    conv: Convolution
+    signed: bool = True
+
+
+@dataclass(frozen=True)
 class Pool:
     """A 2-d pooling: x (N, H, W, C) to y (N, OH, OW, C); `kind` is "max" or "average".
 

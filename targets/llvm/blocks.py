@@ -40,6 +40,11 @@ def groups(channels: int, lanes: int, size: int) -> list[Group]:
     return result
 
 
+def group_sizes(channels: int, lanes: int, most: int) -> range:
+    """The sizes of groups up to `most`, each of which cuts the channels differently, worth considering."""
+    return range(1, min(most, -(-channels // lanes) + 1, len(vectors(channels, lanes))) + 1)
+
+
 @dataclass(frozen=True)
 class Cut:
     """`repeat` pieces of `size` channels, the first beginning at channel `start`."""

@@ -1,17 +1,32 @@
 """From a module of scheduled kernels to machine code, through TVM and LLVM."""
 
+from collections.abc import Callable
+
 import tvm
 from tvm import IRModule, relax, transform
 from tvm.target import codegen
+from tvm.tirx import PrimFunc
 
 from e2compile.targets.llvm.machine import Machine, host
 
 
 def executable(module: IRModule, machine: Machine | None = None) -> relax.VMExecutable:
     """`module` compiled in memory, by default for this machine."""
-    # CSE would bind vectors of booleans, which TVM's bound analysis cannot take; LLVM has its own
-    with transform.PassContext(opt_level=3, config={"tirx.disable_cse_tir": True}):
+    with _context():
         return tvm.compile(module, target=tvm_target(machine), relax_pipeline=relax_pipeline())
+
+
+def function(kernel: PrimFunc, machine: Machine | None = None) -> Callable[..., None]:
+    """A single kernel, compiled in memory like those of `executable`."""
+    with _context():
+        module = tvm.compile(kernel.with_attr("global_symbol", "main"), target=tvm_target(machine))
+    compiled: Callable[..., None] = module["main"]
+    return compiled
+
+
+def _context() -> transform.PassContext:
+    # CSE would bind vectors of booleans, which TVM's bound analysis cannot take; LLVM has its own
+    return transform.PassContext(opt_level=3, config={"tirx.disable_cse_tir": True})
 
 
 def tvm_target(machine: Machine | None = None) -> tvm.target.Target:

@@ -29,6 +29,7 @@ from e2compile.targets.llvm.gather_tile import GatherTile, Site
 from e2compile.targets.llvm.machine import Machine
 from e2compile.targets.llvm.offsets import Offsets, offsets
 from e2compile.targets.llvm.quads import copy_quads
+from e2compile.targets.llvm.tiling import RegisterTile
 from e2compile.targets.llvm.weights import Packing, Weights, copy_floats
 
 # Weights of more lanes leave the second-level cache between two rows: then a group of them stays instead.
@@ -38,7 +39,12 @@ _USES_WORTH_A_COPY = 64
 
 
 def forward(
-    conv: Convolution, machine: Machine, bias: bool = False, gated: bool = False, name: str = "forward"
+    conv: Convolution,
+    machine: Machine,
+    bias: bool = False,
+    gated: bool = False,
+    tile: RegisterTile | None = None,
+    name: str = "forward",
 ) -> tirx.PrimFunc:
     """(x, weight, [bias], [index, count], y): y = the convolution of x."""
     start = {"bias": (conv.out_channels,)} if bias else {}
@@ -47,19 +53,23 @@ def forward(
     with function(name) as builder:
         given = arguments(shapes)
         memory = Memory(given["x"], given["weight"], given.get("bias"), given["y"], samples(conv, given))
-        gather(plan(conv, False, machine, Floats()), memory)
+        gather(plan(conv, False, machine, Floats(), tile), memory)
     return builder.get()
 
 
 def input_gradient(
-    conv: Convolution, machine: Machine, gated: bool = False, name: str = "input_gradient"
+    conv: Convolution,
+    machine: Machine,
+    gated: bool = False,
+    tile: RegisterTile | None = None,
+    name: str = "input_gradient",
 ) -> tirx.PrimFunc:
     """(dy, weight, [index, count], dx): dx = the gradient of the convolution's input."""
     shapes = {"dy": conv.y_shape, "weight": conv.weight_shape} | gate(conv, gated) | {"dx": conv.x_shape}
     with function(name) as builder:
         given = arguments(shapes)
         memory = Memory(given["dy"], given["weight"], None, given["dx"], samples(conv, given))
-        gather(plan(conv, True, machine, Floats()), memory)
+        gather(plan(conv, True, machine, Floats(), tile), memory)
     return builder.get()
 
 

@@ -10,7 +10,7 @@ from e2compile.targets.llvm.axis import Axis, Lattice, forward_axis, gradient_ax
 from e2compile.targets.llvm.blocks import Group, groups
 from e2compile.targets.llvm.emit import Samples
 from e2compile.targets.llvm.machine import Machine
-from e2compile.targets.llvm.tiling import RegisterTile, choose
+from e2compile.targets.llvm.tiling import RegisterTile, priced
 
 _NARROW = 16
 
@@ -43,6 +43,7 @@ class Plan:
     depthwise: bool
     machine: Machine
     arithmetic: Arithmetic
+    chosen: RegisterTile | None
 
     @cached_property
     def lattices(self) -> list[Lattice]:
@@ -50,7 +51,13 @@ class Plan:
 
     @cached_property
     def tile(self) -> RegisterTile:
-        return choose(self.lattices, self.targets, self.conv.batch, self.depthwise, self.machine)
+        return self.chosen or self.tiles[0]
+
+    @property
+    def tiles(self) -> list[RegisterTile]:
+        """All that can be chosen, by estimated cost."""
+        found = priced(self.lattices, self.targets, self.conv.batch, self.depthwise, self.machine)
+        return [tile for _, tile in sorted(found, key=lambda pick: pick[0])]
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -82,15 +89,23 @@ class Plan:
         return self.conv.in_channels if self.transposed else self.conv.out_channels
 
 
-def plan(conv: Convolution, transposed: bool, machine: Machine, arithmetic: Arithmetic) -> Plan:
-    """The gather of a forward pass; transposed, that of an input gradient."""
+def plan(
+    conv: Convolution,
+    transposed: bool,
+    machine: Machine,
+    arithmetic: Arithmetic,
+    tile: RegisterTile | None = None,
+) -> Plan:
+    """The gather of a forward pass; transposed, that of an input gradient. By default with the best tile."""
     conv = folded(conv)
     axes = _axes(conv, transposed)
     parts = 1 if conv.is_depthwise else conv.groups
     inner, outer = conv.in_channels // parts, conv.out_channels // parts
     sources, targets = (outer, inner) if transposed else (inner, outer)
     machine = arithmetic.fitted(machine)
-    return Plan(conv, *axes, parts, sources, targets, transposed, conv.is_depthwise, machine, arithmetic)
+    return Plan(
+        conv, *axes, parts, sources, targets, transposed, conv.is_depthwise, machine, arithmetic, tile
+    )
 
 
 def folded(conv: Convolution) -> Convolution:

@@ -9,7 +9,7 @@ from math import prod
 from e2compile.lower.workload import Convolution
 from e2compile.targets.llvm.arithmetic import Arithmetic
 from e2compile.targets.llvm.axis import Axis, Lattice, Tile, forward_axis
-from e2compile.targets.llvm.blocks import Group, groups
+from e2compile.targets.llvm.blocks import Group, group_sizes, groups
 from e2compile.targets.llvm.gather_plan import folded
 from e2compile.targets.llvm.machine import Machine
 
@@ -73,6 +73,7 @@ class GradientPlan:
     machine: Machine
     arithmetic: Arithmetic
     most_positions: int | None
+    chosen: GradientTile | None
 
     @cached_property
     def lattice(self) -> Lattice:
@@ -81,7 +82,12 @@ class GradientPlan:
 
     @cached_property
     def tile(self) -> GradientTile:
-        return min(_priced(self), key=lambda pick: pick[0])[1]
+        return self.chosen or self.tiles[0]
+
+    @property
+    def tiles(self) -> list[GradientTile]:
+        """All that can be chosen, by estimated cost."""
+        return [tile for _, tile in sorted(priced(self), key=lambda pick: pick[0])]
 
     @cached_property
     def classes(self) -> list[TileClass]:
@@ -137,9 +143,16 @@ class GradientPlan:
 
 
 def plan(
-    conv: Convolution, machine: Machine, arithmetic: Arithmetic, most_positions: int | None = None
+    conv: Convolution,
+    machine: Machine,
+    arithmetic: Arithmetic,
+    most_positions: int | None = None,
+    tile: GradientTile | None = None,
 ) -> GradientPlan:
-    """The weight gradient of a convolution, cut for a machine; a split's sum may be bounded in length."""
+    """The weight gradient of a convolution, cut for a machine; a split's sum may be bounded in length.
+
+    By default it has the best tile.
+    """
     row = folded(conv)
     conv = row if most_positions is None or row.out_width <= most_positions else conv
     (kh, kw), (sh, sw), (ph, pw), (dh, dw) = conv.kernel, conv.stride, conv.padding, conv.dilation
@@ -148,8 +161,9 @@ def plan(
     parts = 1 if conv.is_depthwise else conv.groups
     sources, targets = 1 if conv.is_depthwise else conv.in_channels // parts, conv.out_channels // parts
     machine = arithmetic.fitted(machine)
+    is_depthwise = conv.is_depthwise
     return GradientPlan(
-        conv, rows, columns, parts, sources, targets, conv.is_depthwise, machine, arithmetic, most_positions
+        conv, rows, columns, parts, sources, targets, is_depthwise, machine, arithmetic, most_positions, tile
     )
 
 
@@ -169,17 +183,16 @@ def _classes(plan: GradientPlan, tile: GradientTile) -> Iterator[TileClass]:
                     yield TileClass(taps, tiles, group, channel, channels, repeat, number)
 
 
-def _priced(plan: GradientPlan) -> Iterator[tuple[float, GradientTile]]:
+def priced(plan: GradientPlan) -> Iterator[tuple[float, GradientTile]]:
     """Estimated cycles of an output row for each tile that fits the registers."""
     channels = range(1, min(plan.sources, _MOST_CHANNELS) + 1)
-    vectors = range(1, min(_MOST_VECTORS, -(-plan.targets // plan.machine.lanes) + 1) + 1)
+    vectors = group_sizes(plan.targets, plan.machine.lanes, _MOST_VECTORS)
     columns = range(1, min(_MOST_COLUMNS, plan.lattice.count) + 1)
     for shape in product(channels, _tap_counts(plan), vectors, columns):
         tile = GradientTile(*shape)
         moving = tile.vectors * (tile.columns + (1 if plan.depthwise else 0)) + 1
         if tile.channels * tile.taps * tile.vectors + moving <= plan.machine.registers - _SPARE_REGISTERS:
             yield sum(_cycles(plan, kind) for kind in _classes(plan, tile)), tile
-    yield float("inf"), GradientTile(1, 1, 1, 1)
 
 
 def _tap_counts(plan: GradientPlan) -> list[int]:

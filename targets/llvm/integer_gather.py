@@ -10,6 +10,7 @@ from e2compile.targets.llvm.emit import arguments, function, gate, samples
 from e2compile.targets.llvm.gather import gather
 from e2compile.targets.llvm.gather_plan import Memory, Plan, plan
 from e2compile.targets.llvm.machine import Machine
+from e2compile.targets.llvm.tiling import RegisterTile
 
 
 def integer_convolution(
@@ -17,6 +18,7 @@ def integer_convolution(
     machine: Machine,
     signed: bool = False,
     gated: bool = False,
+    tile: RegisterTile | None = None,
     name: str = "integer_convolution",
 ) -> tirx.PrimFunc:
     """(x, weight, [index, count], y): y = the convolution of x, int8 if `signed`, else uint8."""
@@ -25,25 +27,32 @@ def integer_convolution(
     with function(name) as builder:
         given = arguments(shapes, dtypes)
         memory = Memory(given["x"], given["weight"], None, given["y"], samples(conv, given))
-        gather(_plan(conv, machine, signed, False), memory)
+        gather(integer_plan(conv, False, machine, signed, tile), memory)
     return builder.get()
 
 
 def integer_input_gradient(
-    conv: Convolution, machine: Machine, gated: bool = False, name: str = "integer_input_gradient"
+    conv: Convolution,
+    machine: Machine,
+    gated: bool = False,
+    tile: RegisterTile | None = None,
+    name: str = "integer_input_gradient",
 ) -> tirx.PrimFunc:
     """(dy, weight, [index, count], dx): dx = the gradient of the convolution's input; dy is int8."""
     shapes = {"dy": conv.y_shape, "weight": conv.weight_shape} | gate(conv, gated) | {"dx": conv.x_shape}
     with function(name) as builder:
         given = arguments(shapes, {"dy": "int8", "weight": "int8", "dx": "int32"})
         memory = Memory(given["dy"], given["weight"], None, given["dx"], samples(conv, given))
-        gather(_plan(conv, machine, True, True), memory)
+        gather(integer_plan(conv, True, machine, True, tile), memory)
     return builder.get()
 
 
-def _plan(conv: Convolution, machine: Machine, signed: bool, transposed: bool) -> Plan:
+def integer_plan(
+    conv: Convolution, transposed: bool, machine: Machine, signed: bool, tile: RegisterTile | None = None
+) -> Plan:
+    """The gather of an integer convolution; transposed, that of its input gradient."""
     arithmetic: Arithmetic = Bytes() if conv.is_depthwise else Dots(machine, signed)
-    whole = plan(conv, transposed, machine, arithmetic)
+    whole = plan(conv, transposed, machine, arithmetic, tile)
     terms = conv.kernel[0] * conv.kernel[1] * whole.sources
     if terms > MOST_TERMS:
         raise CompileError(f"an integer convolution that adds up {terms} products may overflow")

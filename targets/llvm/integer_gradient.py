@@ -33,7 +33,7 @@ from e2compile.targets.llvm.emit import (
     unless_empty,
     zero,
 )
-from e2compile.targets.llvm.gradient_plan import GradientPlan, plan
+from e2compile.targets.llvm.gradient_plan import GradientPlan, GradientTile, plan
 from e2compile.targets.llvm.gradient_tile import Images
 from e2compile.targets.llvm.interleave import interleaved
 from e2compile.targets.llvm.machine import Machine
@@ -48,6 +48,7 @@ def integer_weight_gradient(
     machine: Machine,
     signed: bool = False,
     gated: bool = False,
+    tile: GradientTile | None = None,
     name: str = "integer_weight_gradient",
 ) -> tirx.PrimFunc:
     """(x, dy, [index, count], dweight): dweight = the gradient of the convolution's weights.
@@ -60,7 +61,7 @@ def integer_weight_gradient(
         given = arguments(shapes, dtypes)
         live = samples(conv, given)
         with unless_empty(live):
-            whole = _plan(conv, machine)
+            whole = integer_plan(conv, machine, tile)
             is_offset = signed is not takes_signed(machine)
             x = interleaved(given["x"], conv.x_shape, live, is_offset, whole)
             dy = interleaved(given["dy"], conv.y_shape, live, False, whole)
@@ -83,11 +84,12 @@ class Sums:
     used: Any
 
 
-def _plan(conv: Convolution, machine: Machine) -> GradientPlan:
+def integer_plan(conv: Convolution, machine: Machine, tile: GradientTile | None = None) -> GradientPlan:
+    """An integer weight gradient, over images of which each is four samples."""
     if conv.out_width > MOST_TERMS // BYTES:
         raise CompileError(f"an integer weight gradient over rows of {conv.out_width} positions may overflow")
     quads = replace(conv, batch=ceil_div(conv.batch, BYTES))
-    return plan(quads, machine, Dots(machine, takes_signed(machine)), MOST_TERMS // BYTES)
+    return plan(quads, machine, Dots(machine, takes_signed(machine)), MOST_TERMS // BYTES, tile)
 
 
 def _sums(plan: GradientPlan, images: Images) -> Sums:
@@ -99,7 +101,7 @@ def _sums(plan: GradientPlan, images: Images) -> Sums:
 def _gradient_sums(conv: Convolution, images: Images, machine: Machine) -> Sums:
     """For each weight the sum of the gradients that it meets: the weight gradient of an image of ones."""
     ones = replace(conv, in_channels=1, groups=1)
-    whole = _plan(ones, machine)
+    whole = integer_plan(ones, machine)
     x = padded(prod(whole.conv.x_shape), "int32")
     with tasks(whole.conv.batch) as image, T.serial(conv.height * conv.width) as pixel:
         store(x, image * (conv.height * conv.width) + pixel, T.int32(_ONES), 1)

@@ -1,11 +1,12 @@
 """The CPU target's kernels, each shaped for one machine."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from tvm.tirx import PrimFunc
 
 from e2compile.lower.loop import Loop
-from e2compile.lower.workload import Convolution, Pool
+from e2compile.lower.workload import Contraction, Convolution, Pool
 from e2compile.targets.llvm import (
     gather,
     gating,
@@ -13,10 +14,10 @@ from e2compile.targets.llvm import (
     integer_gradient,
     pools,
     weight_gradient,
-    winograd,
     winograd_gather,
     winograd_gradient,
 )
+from e2compile.targets.llvm.choices import WINOGRAD, Choices, is_transformed
 from e2compile.targets.llvm.loops import elementwise
 from e2compile.targets.llvm.machine import Machine
 from e2compile.targets.llvm.reductions import reduction
@@ -24,9 +25,10 @@ from e2compile.targets.llvm.reductions import reduction
 
 @dataclass(frozen=True)
 class LlvmKernels:
-    """Kernels shaped for one machine."""
+    """Kernels shaped for one machine, contractions as they were chosen, the others by estimates."""
 
     machine: Machine
+    choices: Choices = ()
 
     def loop(self, loop: Loop) -> PrimFunc:
         return (reduction if loop.reduces else elementwise)(loop, self.machine)
@@ -35,28 +37,42 @@ class LlvmKernels:
         return gating.live_samples(samples, source)
 
     def convolution(self, conv: Convolution, bias: bool, gated: bool = False) -> PrimFunc:
-        kernels = winograd_gather if winograd.serves(conv) else gather
-        return kernels.forward(conv, self.machine, bias, gated)
+        choice = self._choice("convolution", conv)
+        if choice == WINOGRAD:
+            return winograd_gather.forward(conv, self.machine, bias, gated)
+        return gather.forward(conv, self.machine, bias, gated, choice)
 
     def input_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:
-        kernels = winograd_gather if winograd.serves(conv) else gather
-        return kernels.input_gradient(conv, self.machine, gated)
+        choice = self._choice("input_gradient", conv)
+        if choice == WINOGRAD:
+            return winograd_gather.input_gradient(conv, self.machine, gated)
+        return gather.input_gradient(conv, self.machine, gated, choice)
 
     def weight_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:
-        kernels = winograd_gradient if winograd.serves_weights(conv) else weight_gradient
-        return kernels.weight_gradient(conv, self.machine, gated)
+        choice = self._choice("weight_gradient", conv)
+        if choice == WINOGRAD:
+            return winograd_gradient.weight_gradient(conv, self.machine, gated)
+        return weight_gradient.weight_gradient(conv, self.machine, gated, choice)
 
     def integer_convolution(self, conv: Convolution, signed: bool, gated: bool = False) -> PrimFunc:
-        return integer_gather.integer_convolution(conv, self.machine, signed, gated)
+        choice = self._choice("integer_convolution", conv, signed)
+        return integer_gather.integer_convolution(conv, self.machine, signed, gated, choice)
 
     def integer_input_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:
-        return integer_gather.integer_input_gradient(conv, self.machine, gated)
+        choice = self._choice("integer_input_gradient", conv)
+        return integer_gather.integer_input_gradient(conv, self.machine, gated, choice)
 
     def integer_weight_gradient(self, conv: Convolution, signed: bool, gated: bool = False) -> PrimFunc:
-        return integer_gradient.integer_weight_gradient(conv, self.machine, signed, gated)
+        choice = self._choice("integer_weight_gradient", conv, signed)
+        return integer_gradient.integer_weight_gradient(conv, self.machine, signed, gated, choice)
 
     def pool(self, pool: Pool, gated: bool = False) -> PrimFunc:
         return pools.pool(pool, self.machine, gated)
 
     def pool_gradient(self, pool: Pool, gated: bool = False) -> PrimFunc:
         return pools.pool_gradient(pool, self.machine, gated)
+
+    def _choice(self, method: str, conv: Convolution, signed: bool = True) -> Any:
+        """A register tile, WINOGRAD, or None for the tile that the estimate says is best."""
+        contraction = Contraction(method, conv, signed)
+        return dict(self.choices).get(contraction, WINOGRAD if is_transformed(contraction) else None)

@@ -1,6 +1,7 @@
 """The CPU as a target. TVM is loaded when something is built."""
 
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,22 +14,28 @@ if TYPE_CHECKING:
     from tvm import IRModule
 
     from e2compile.graph import StepGraph
+    from e2compile.lower.workload import Contraction
     from e2compile.pipeline import TrainingGraph
+    from e2compile.targets.base import TuningProgress
+    from e2compile.targets.llvm.choices import Choices
     from e2compile.targets.llvm.kernels import LlvmKernels
+
+_TABLE = "tuning.json"
 
 
 @dataclass(frozen=True)
 class LlvmTarget:
-    """A CPU, by default the one that this process runs on."""
+    """A CPU, by default the one that this process runs on. `choices` are of kernels, see `tuned`."""
 
     name: str = "cpu"
     machine: Machine = field(default_factory=host)
+    choices: "Choices" = ()
 
     @property
     def kernels(self) -> "LlvmKernels":
         from e2compile.targets.llvm.kernels import LlvmKernels
 
-        return LlvmKernels(self.machine)
+        return LlvmKernels(self.machine, self.choices)
 
     @property
     def prices(self) -> Path:
@@ -63,6 +70,21 @@ class LlvmTarget:
 
     def prepare(self, graph: "TrainingGraph") -> "TrainingGraph":
         return graph
+
+    def tuned(
+        self,
+        calls: "Mapping[Contraction, int]",
+        seconds: float,
+        path: Path | None,
+        watch: "Callable[[TuningProgress], None]",
+    ) -> "LlvmTarget":
+        from e2compile.targets.llvm.tuning import Tuning
+
+        table = None if path is None else path / _TABLE
+        return replace(self, choices=Tuning(self.machine, seconds, table, watch).choices(calls))
+
+    def untunable(self) -> str | None:
+        return f"kernels for {self.host} are not measured on this machine" if self.machine.triple else None
 
     def array(self, step: "StepGraph") -> None:  # noqa: ARG002 - the protocol's
         return None

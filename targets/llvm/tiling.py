@@ -1,11 +1,11 @@
-"""Chooses how many samples, positions and vectors of channels a gather's register tile holds."""
+"""Estimates for how many samples, positions and vectors of channels a gather's register tile can hold."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 from e2compile.targets.llvm.axis import Lattice, Tile
-from e2compile.targets.llvm.blocks import groups
+from e2compile.targets.llvm.blocks import group_sizes, groups
 from e2compile.targets.llvm.machine import Machine
 
 _MOST_SAMPLES = 8
@@ -35,22 +35,24 @@ def fits_reuse(accumulators: int, vectors: int, taps: int, machine: Machine) -> 
     return accumulators + vectors * taps + 1 <= machine.registers
 
 
-def choose(
+def priced(
     lattices: Sequence[Lattice], channels: int, batch: int, depthwise: bool, machine: Machine
-) -> RegisterTile:
-    """The tile with the least estimated cycles a sample, over all lattices of a row."""
-    best: tuple[float, RegisterTile] | None = None
-    for samples, vectors in product(range(1, min(batch, _MOST_SAMPLES) + 1), range(1, _MOST_VECTORS + 1)):
+) -> Iterator[tuple[float, RegisterTile]]:
+    """The tiles that fit the registers, each with its estimated cycles a sample, over all lattices of a row.
+
+    Where there are several lattices, their best numbers of positions go together, then their second best.
+    """
+    numbers = group_sizes(channels, machine.lanes, _MOST_VECTORS)
+    for samples, vectors in product(range(1, min(batch, _MOST_SAMPLES) + 1), numbers):
         room = (machine.registers - 2 - vectors) // (samples * vectors)
-        if room < 1 or vectors > max(1, -(-channels // machine.lanes) + 1):
+        if room < 1:
             continue
         shape = _Shape(samples, vectors, channels, depthwise, machine)
-        picks = [min(_priced(lattice, room, shape)) for lattice in lattices]
-        total = sum(cost for cost, _ in picks)
-        if best is None or total < best[0]:
-            best = total, RegisterTile(samples, tuple(size for _, size in picks), vectors)
-    assert best is not None
-    return best[1]
+        sizes = [sorted(_sizes(lattice, room, shape)) for lattice in lattices]
+        for rank in range(max(map(len, sizes))):
+            picks = [ranked[min(rank, len(ranked) - 1)] for ranked in sizes]
+            tile = RegisterTile(samples, tuple(size for _, size in picks), vectors)
+            yield sum(cost for cost, _ in picks), tile
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class _Shape:
     machine: Machine
 
 
-def _priced(lattice: Lattice, room: int, shape: _Shape) -> Iterator[tuple[float, int]]:
+def _sizes(lattice: Lattice, room: int, shape: _Shape) -> Iterator[tuple[float, int]]:
     for size in range(1, min(room, lattice.count) + 1):
         tiles = lattice.tiles(size)
         cycles = code = 0.0

@@ -26,20 +26,24 @@ from e2compile.targets.llvm.emit import (
     unless_empty,
     zero,
 )
-from e2compile.targets.llvm.gradient_plan import GradientPlan, plan
+from e2compile.targets.llvm.gradient_plan import GradientPlan, GradientTile, plan
 from e2compile.targets.llvm.gradient_tile import Images, Piece, SumTile
 from e2compile.targets.llvm.machine import Machine
 
 
 def weight_gradient(
-    conv: Convolution, machine: Machine, gated: bool = False, name: str = "weight_gradient"
+    conv: Convolution,
+    machine: Machine,
+    gated: bool = False,
+    tile: GradientTile | None = None,
+    name: str = "weight_gradient",
 ) -> tirx.PrimFunc:
     """(x, dy, [index, count], dweight): dweight = the gradient of the convolution's weights."""
     shapes = {"x": conv.x_shape, "dy": conv.y_shape} | gate(conv, gated) | {"dweight": conv.weight_shape}
     with function(name) as builder:
         given = arguments(shapes)
         images = Images(given["x"], given["dy"], samples(conv, given))
-        whole = plan(conv, machine, Floats())
+        whole = plan(conv, machine, Floats(), tile=tile)
         with unless_empty(images.live):
             if whole.splits == 1:
                 sum_up(whole, images, given["dweight"])

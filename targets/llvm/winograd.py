@@ -40,15 +40,16 @@ Transform = Callable[[Values], list[Any]]
 
 def serves(conv: Convolution) -> bool:
     """Whether a forward pass and an input gradient are worth transforming."""
-    return _is_suited(conv) and _tiles(conv) >= _LEAST_TILES
+    return is_suited(conv) and _tiles(conv) >= _LEAST_TILES
 
 
 def serves_weights(conv: Convolution) -> bool:
     """Whether a weight gradient is."""
-    return _is_suited(conv) and _tiles(conv) >= _LEAST_TILES_OF_GRADIENT
+    return is_suited(conv) and _tiles(conv) >= _LEAST_TILES_OF_GRADIENT
 
 
-def _is_suited(conv: Convolution) -> bool:
+def is_suited(conv: Convolution) -> bool:
+    """Whether the transforms can compute a convolution's contractions, with fewer products."""
     suits = (
         conv.kernel == (_KERNEL, _KERNEL)
         and conv.stride == conv.dilation == (1, 1)

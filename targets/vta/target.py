@@ -1,9 +1,11 @@
 """The FPGA as a target: integer products on the array, everything else on its host's CPU."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from e2compile.errors import UsageError
 from e2compile.runtime import manifest as manifests
 from e2compile.runtime.host import Host
 from e2compile.targets.base import Accelerated
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 
     from e2compile.energy.cashier import Array
     from e2compile.graph import StepGraph
+    from e2compile.lower.workload import Contraction
     from e2compile.pipeline import TrainingGraph
+    from e2compile.targets.base import TuningProgress
     from e2compile.targets.vta.host.kernels import VtaKernels
 
 
@@ -65,6 +69,18 @@ class VtaTarget:
         if any(isinstance(item, Quantise) for item in graph.passes):
             return graph
         return graph.apply(Quantise())
+
+    def tuned(
+        self,
+        calls: "Mapping[Contraction, int]",  # noqa: ARG002 - the protocol's
+        seconds: float,  # noqa: ARG002
+        path: Path | None,  # noqa: ARG002
+        watch: "Callable[[TuningProgress], None]",  # noqa: ARG002
+    ) -> "VtaTarget":
+        raise UsageError(self.untunable())
+
+    def untunable(self) -> str:
+        return "the array's schedules are chosen by its cycle model, its host's kernels by estimates"
 
     def array(self, step: "StepGraph") -> "Array":
         from e2compile.targets.vta.report import foresee, layers

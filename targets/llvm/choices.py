@@ -1,0 +1,46 @@
+"""What the kernel of a contraction can be: Winograd's, or a direct one with some register tile."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from e2compile.lower.workload import Contraction
+from e2compile.targets.llvm import gather_plan, gradient_plan, integer_gather, integer_gradient, winograd
+from e2compile.targets.llvm.arithmetic import Floats
+from e2compile.targets.llvm.gradient_plan import GradientTile
+from e2compile.targets.llvm.machine import Machine
+from e2compile.targets.llvm.tiling import RegisterTile
+
+Choice = RegisterTile | GradientTile | Literal["winograd"]
+Choices = tuple[tuple[Contraction, Choice], ...]
+
+WINOGRAD: Literal["winograd"] = "winograd"
+_FLOATS = ("convolution", "input_gradient", "weight_gradient")
+
+
+def is_transformed(contraction: Contraction) -> bool:
+    """Whether a contraction is Winograd's where nothing else was chosen."""
+    if contraction.method == "weight_gradient":
+        return winograd.serves_weights(contraction.conv)
+    return contraction.method in _FLOATS and winograd.serves(contraction.conv)
+
+
+def candidates(contraction: Contraction, machine: Machine) -> list[Choice]:
+    """All choices: the one that is taken where nothing else was chosen, then by estimated cost.
+
+    The estimate compares tiles only, so Winograd's transforms are first or second.
+    """
+    found: list[Choice] = list(_tiles(contraction, machine))
+    if contraction.method in _FLOATS and winograd.is_suited(contraction.conv):
+        found.insert(0 if is_transformed(contraction) else 1, WINOGRAD)
+    return found
+
+
+def _tiles(contraction: Contraction, machine: Machine) -> Sequence[RegisterTile | GradientTile]:
+    conv, transposed = contraction.conv, contraction.method.endswith("input_gradient")
+    if contraction.method == "weight_gradient":
+        return gradient_plan.plan(conv, machine, Floats()).tiles
+    if contraction.method == "integer_weight_gradient":
+        return integer_gradient.integer_plan(conv, machine).tiles
+    if contraction.method in _FLOATS:
+        return gather_plan.plan(conv, transposed, machine, Floats()).tiles
+    return integer_gather.integer_plan(conv, transposed, machine, contraction.signed).tiles
