@@ -3,7 +3,6 @@
 import torch
 
 from e2compile.graph import StepGraph, insert
-from e2compile.lower.fit import fitted
 from e2compile.lower.fuse import Fusion, holder
 from e2compile.lower.inline import inlined, origin
 from e2compile.lower.kinds import check
@@ -21,7 +20,12 @@ def fused(graph: StepGraph, memory_bytes: int | None = None) -> Fusion:
     flat = inlined(_moved_by_calls(graph))
     check(flat.graph)
     flat = recomputed(flat)
-    return Fusion(flat if memory_bytes is None else fitted(flat, memory_bytes))
+    if memory_bytes is None:
+        return Fusion(flat)
+    # not above: a program from the cache does without TVM
+    from e2compile.lower.fit import fitted
+
+    return Fusion(fitted(flat, memory_bytes))
 
 
 def _moved_by_calls(graph: StepGraph) -> StepGraph:

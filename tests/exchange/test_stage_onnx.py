@@ -75,8 +75,8 @@ def test_an_operator_computes_what_aten_computes(target: OpOverload) -> None:
 PASSES = {
     "none": (),
     "slu": (LayerGate(first=True),),
-    "psg": (SignPredict(unsure_limit=0.2),),
-    "all": (BatchDrop(), LayerGate(first=True), SignPredict(unsure_limit=0.2)),
+    "psg": (SignPredict(fallback="layer", unsure_limit=0.2),),
+    "all": (BatchDrop(), LayerGate(first=True), SignPredict(fallback="layer", unsure_limit=0.2)),
 }
 
 

@@ -17,7 +17,7 @@ PASSES: dict[str, Pass] = {
     "smd": BatchDrop(),
     "slu": LayerGate(first=True),
     # so low a limit that some layers' full products run: a conditional within a block that is not always run
-    "psg": SignPredict(unsure_limit=0.2),
+    "psg": SignPredict(fallback="layer", unsure_limit=0.2),
 }
 SUBSETS = [names for count in (1, 2, 3) for names in combinations(PASSES, count)]
 

@@ -10,7 +10,7 @@ from e2compile.passes import BatchDrop, SignPredict
 from tests.passes.test_sign_predict_values import GRAPH
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "the low half always": {"unsure_limit": 0.0},
+    "the low half always": {"fallback": "layer", "unsure_limit": 0.0},
     "paper, counting wrong signs": {"preset": "paper", "measure": True},
     "by tile": {"fallback": "tile", "unsure_limit": 0.2},
     "eight bits, by channel": {"gradient_bits": 8, "by_channel": True},

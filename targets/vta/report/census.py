@@ -24,8 +24,8 @@ def _called(function: relax.Function) -> Counter[str]:
     found: Counter[str] = Counter()
 
     def visit(expr: Any) -> None:
-        if isinstance(expr, relax.Call) and expr.args and isinstance(expr.args[0], ir.GlobalVar):
-            found[str(expr.args[0].name_hint)] += 1
+        if isinstance(expr, relax.Call) and isinstance(expr.op, ir.GlobalVar):
+            found[str(expr.op.name_hint)] += 1
 
     relax.analysis.post_order_visit(function, visit)
     return found

@@ -16,7 +16,11 @@ SHAPE = (5, 3, 16, 16)
 PASSES: dict[str, tuple[Any, ...]] = {
     "int8": (),
     "int8 of 8-bit gradients": (Quantise(gradient_bits=8),),
-    "smd,slu,psg": (BY_NAME["smd"](p=0.3), LayerGate(first=True), SignPredict(unsure_limit=0.2)),
+    "smd,slu,psg": (
+        BY_NAME["smd"](p=0.3),
+        LayerGate(first=True),
+        SignPredict(fallback="layer", unsure_limit=0.2),
+    ),
 }
 
 
