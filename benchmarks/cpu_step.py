@@ -4,8 +4,9 @@
 
 `fp32` is the plain program, `psg` that with the hardware preset of SignPredict. `slu 0%`, `slu 40%` and
 `slu 60%` have gates that are forced to skip that share of the samples of gated blocks; `smd,slu,psg` has all
-three passes and skips 40 %, `8-bit` with gradients of 8 bits instead of 16. BatchDrop changes no executed
-step. A network without residual blocks has no gates.
+three passes and skips 40 %, `8-bit` with gradients of 8 bits instead of 16. With `in 0.35` a program has that
+share of the best PyTorch variant's memory as its budget; where no recomputation reaches it, there is no such
+row. BatchDrop changes no executed step. A network without residual blocks has no gates.
 
 Variants of one network and batch run in turn, one step each, so that drift of the machine's speed hits
 all alike; medians are quoted, and ratios against the best PyTorch variant of the same run. GFLOP/s are those
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ import torch
 from pytorch_step import VARIANTS, PyTorchStep, step_flops
 
 import e2compile
+from e2compile.errors import CompileError
 from e2compile.passes import BatchDrop, LayerGate, SignPredict
 from e2compile.pipeline import Pass
 from e2compile.runtime.engine import cores
@@ -41,15 +44,27 @@ BATCHES = (1, 32, 128)
 _PARK_SECONDS = 0.02
 
 _GATES = LayerGate(floor=0.0)
-# By the names of rows: the passes, and the share of samples that skips a gated block.
-PROGRAMS: dict[str, tuple[tuple[Pass, ...], float]] = {
-    "fp32": ((), 0.0),
-    "psg": ((SignPredict(),), 0.0),
-    "slu 0%": ((_GATES,), 0.0),
-    "slu 40%": ((_GATES,), 0.4),
-    "slu 60%": ((_GATES,), 0.6),
-    "smd,slu,psg": ((BatchDrop(), _GATES, SignPredict()), 0.4),
-    "smd,slu,psg 8-bit": ((BatchDrop(), _GATES, SignPredict(gradient_bits=8)), 0.4),
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Passes, the share of samples that skips a gated block, and a budget as a share of PyTorch's memory."""
+
+    passes: tuple[Pass, ...] = ()
+    skip: float = 0.0
+    memory: float | None = None
+
+
+PROGRAMS = {
+    "fp32": Variant(),
+    "psg": Variant((SignPredict(),)),
+    "psg in 0.35": Variant((SignPredict(),), memory=0.35),
+    "slu 0%": Variant((_GATES,)),
+    "slu 40%": Variant((_GATES,), 0.4),
+    "slu 60%": Variant((_GATES,), 0.6),
+    "smd,slu,psg": Variant((BatchDrop(), _GATES, SignPredict()), 0.4),
+    "smd,slu,psg in 0.35": Variant((BatchDrop(), _GATES, SignPredict()), 0.4, 0.35),
+    "smd,slu,psg 8-bit": Variant((BatchDrop(), _GATES, SignPredict(gradient_bits=8)), 0.4),
 }
 
 
@@ -71,20 +86,32 @@ class ProgramStep:
         return gated_step.planned(self.program) + sum(array.nbytes for array in held)
 
 
-def programs(model: str, batch: int) -> dict[str, ProgramStep]:
-    """A step of each variant that the network has places for; equal passes share a program."""
-    built: dict[tuple[Pass, ...], Program | None] = {}
-    for passes, _ in PROGRAMS.values():
-        if passes not in built:
-            graph = e2compile.capture(nets.net(model), nets.batch(batch)).apply(*passes)
-            has_gates = all(stage.changed for stage in graph.stages if stage.name == _GATES.name)
-            built[passes] = e2compile.compile(graph, verify=False) if has_gates else None
-    found = {name: (built[passes], skip) for name, (passes, skip) in PROGRAMS.items()}
+def programs(model: str, batch: int, pytorch_bytes: int) -> dict[str, ProgramStep]:
+    """A step of each variant that the network has places for; those that differ in skips share a program."""
+    built: dict[tuple[tuple[Pass, ...], float | None], Program | None] = {}
+    for each in PROGRAMS.values():
+        if (each.passes, each.memory) not in built:
+            built[each.passes, each.memory] = compiled(model, batch, each, pytorch_bytes)
+    found = {name: (built[each.passes, each.memory], each.skip) for name, each in PROGRAMS.items()}
     return {
         name: ProgramStep(program, batch, skip)
         for name, (program, skip) in found.items()
         if program is not None
     }
+
+
+def compiled(model: str, batch: int, variant: Variant, pytorch_bytes: int) -> Program | None:
+    graph = e2compile.capture(nets.net(model), nets.batch(batch)).apply(*variant.passes)
+    if not all(stage.changed for stage in graph.stages if stage.name == _GATES.name):
+        return None
+    budget = None if variant.memory is None else int(variant.memory * pytorch_bytes / 1e6)
+    try:
+        return e2compile.compile(graph, verify=False, memory_budget=budget)
+    except CompileError as error:
+        if budget is None:
+            raise
+        print(f"{model} {batch} in {variant.memory}: {error}", file=sys.stderr)
+        return None
 
 
 def resident_bytes(arguments: Sequence[str]) -> int:
@@ -126,24 +153,29 @@ def speed(times: dict[str, list[float]], batch: int, flops: int) -> dict[str, di
     }
 
 
-def memory(model: str, batch: int, steps: dict[str, PyTorchStep | ProgramStep]) -> dict[str, dict[str, Any]]:
+def memory(
+    model: str, batch: int, steps: dict[str, PyTorchStep | ProgramStep], peaks: dict[str, int]
+) -> dict[str, dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for name, step in steps.items():
         is_program = isinstance(step, ProgramStep)
         arguments = [str(step.folder)] if is_program else [model, str(batch), name]
-        rows[name] = {"peak_bytes": step.peak_bytes(), "resident_bytes": resident_bytes(arguments)}
-    least = min(rows[name]["peak_bytes"] for name in VARIANTS)
-    for row in rows.values():
-        row["peak_to_least_pytorch"] = row["peak_bytes"] / least
+        peak = step.peak_bytes() if is_program else peaks[name]
+        rows[name] = {
+            "peak_bytes": peak,
+            "peak_to_least_pytorch": peak / min(peaks.values()),
+            "resident_bytes": resident_bytes(arguments),
+        }
     return rows
 
 
 def measure(model: str, batch: int, rounds: int) -> list[dict[str, Any]]:
     """A row a variant; without times where there are no rounds."""
     steps: dict[str, Any] = {name: PyTorchStep(model, batch, name) for name in VARIANTS}
-    steps |= programs(model, batch)
+    peaks = {name: step.peak_bytes() for name, step in steps.items()}
+    steps |= programs(model, batch, min(peaks.values()))
     times = speed(seconds(steps, rounds), batch, step_flops(model, batch)) if rounds else {}
-    bytes_held = memory(model, batch, steps)
+    bytes_held = memory(model, batch, steps, peaks)
     return [
         {"model": model, "batch": batch, "variant": name} | times.get(name, {}) | bytes_held[name]
         for name in steps
