@@ -91,7 +91,7 @@ def compile_model(
         cache: Take a program that was compiled before from the cache.
         memory_budget: Megabytes that a step may hold, state and batch included: what does not fit is computed
             again in the backward pass.
-        threads: Cores to use for verification and --train; by default all that the process may use.
+        threads: Cores to use for --tune, verification and --train; by default all that the process may use.
         tune: Measure for about so many seconds which kernels of convolutions and products are the fastest
             on this machine; what was measured before is taken from the cache.
     """
