@@ -1,13 +1,15 @@
-"""How a register tile multiplies and adds: floats, or bytes four to a lane, or bytes one to a lane."""
+"""How a register tile multiplies and adds: floats, or bytes several to a lane, or bytes one to a lane."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import tvm.tirx.script.builder as T
 
-from e2compile.targets.llvm.dot import BYTES, LEAST_WIDTH, OFFSETS, dot, quad, takes_signed
+from e2compile.targets.llvm.dot import LEAST_WIDTH, OFFSETS, depth, dot, neighbours, takes_signed
 from e2compile.targets.llvm.emit import fetch, keep, least, load, multiply_add, typed
 from e2compile.targets.llvm.machine import Dot, Machine
+
+_PAIR = 2
 
 
 class Arithmetic(Protocol):
@@ -22,6 +24,10 @@ class Arithmetic(Protocol):
     @property
     def is_offset(self) -> bool:
         """Whether each source byte is read with its top bit flipped: as 128 more or less than it is."""
+
+    @property
+    def source_dtype(self) -> str | None:
+        """The type that sources are copied to before they are read, if they are."""
 
     def fitted(self, machine: Machine) -> Machine:
         """The machine as the register tiles of these sums see it."""
@@ -49,6 +55,7 @@ class Floats:
     dtype: str = "float32"
     depth: int = 1
     is_offset: bool = False
+    source_dtype: str | None = None
 
     def fitted(self, machine: Machine) -> Machine:
         return machine
@@ -71,20 +78,27 @@ class Floats:
 
 @dataclass(frozen=True)
 class Dots:
-    """Bytes, four to an int32 lane, exactly.
+    """Bytes, four to an int32 lane, exactly; or two, widened to int16.
 
     Where the machine multiplies no such bytes as the sources are, those are read with the top bit flipped, so
-    that they are 128 more or less: whoever uses this takes that out of the sum.
+    that they are 128 more or less: whoever uses this takes that out of the sum. As int16 there are no such.
     """
 
     machine: Machine
     signed: bool
     dtype: str = "int32"
-    depth: int = BYTES
+
+    @property
+    def depth(self) -> int:
+        return depth(self.machine)
 
     @property
     def is_offset(self) -> bool:
-        return self.signed is not takes_signed(self.machine)
+        return self.source_dtype is None and self.signed is not takes_signed(self.machine)
+
+    @property
+    def source_dtype(self) -> str | None:
+        return "int16" if self.depth == _PAIR else None
 
     def fitted(self, machine: Machine) -> Machine:
         """Without the instruction, a product takes registers of its own."""
@@ -92,11 +106,11 @@ class Dots:
 
     def channel(self, step: Any, sources: int) -> Any:
         """The last step looks back over channels that were summed before, rather than beyond the last one."""
-        first = step * BYTES
-        return first if sources % BYTES == 0 else least(first, max(sources - BYTES, 0))
+        first = step * self.depth
+        return first if sources % self.depth == 0 else least(first, max(sources - self.depth, 0))
 
     def source(self, line: Any, index: Any, sources: int) -> Any:
-        value = quad(line, index, min(sources, BYTES))
+        value = neighbours(line, index, min(sources, self.depth), self.depth)
         return T.bind(T.bitwise_xor(value, T.int32(OFFSETS)) if self.is_offset else value)
 
     def width(self, lanes: int) -> int:
@@ -117,6 +131,7 @@ class Bytes:
     dtype: str = "int32"
     depth: int = 1
     is_offset: bool = False
+    source_dtype: str | None = None
 
     def fitted(self, machine: Machine) -> Machine:
         return machine

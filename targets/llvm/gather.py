@@ -26,9 +26,10 @@ from e2compile.targets.llvm.emit import (
 )
 from e2compile.targets.llvm.gather_plan import Memory, Plan, plan
 from e2compile.targets.llvm.gather_tile import GatherTile, Site
+from e2compile.targets.llvm.integer_weights import copy_joined
 from e2compile.targets.llvm.machine import Machine
 from e2compile.targets.llvm.offsets import Offsets, offsets
-from e2compile.targets.llvm.quads import copy_quads
+from e2compile.targets.llvm.source_rows import SourceRows, source_rows
 from e2compile.targets.llvm.tiling import RegisterTile
 from e2compile.targets.llvm.weights import Packing, Weights, copy_floats
 
@@ -96,7 +97,7 @@ def gather(plan: Plan, memory: Memory) -> None:
     with unless_empty(memory.live):
         matrix = _weights(plan, memory.weight)
         corrections = offsets(plan, matrix) if plan.arithmetic.is_offset else None
-        # Sums of quads are short: LLVM would unroll them, keep all sources of a run in registers, and spill.
+        # Such sums are short: LLVM would unroll them, keep all sources of a run in registers, and spill.
         steps = opaque(plan.steps) if plan.arithmetic.depth > 1 and plan.steps > 1 else None
         job = Job(plan, memory, matrix, corrections, steps)
         if prod(plan.conv.weight_shape) > _RESIDENT_WEIGHTS * plan.arithmetic.depth:
@@ -109,19 +110,19 @@ def _channels_outside(job: Job) -> None:
     """All positions for one group of target channels after the other: its weights stay in the cache."""
     plan = job.plan
     for group in plan.groups:
-        with _tasks(plan, job.memory, plan.parts * group.repeat) as (number, row, places):
+        with _tasks(plan, job.memory, plan.parts * group.repeat) as (number, row, rows):
             for run in _runs(plan):
-                job.tile(group, run, _site(plan, group, number, row, places)).emit()
+                job.tile(group, run, _site(plan, group, number, row, rows)).emit()
 
 
 def _channels_inside(job: Job) -> None:
     """All target channels of one run of positions after the other: the target is written in its own order."""
     plan = job.plan
-    with _tasks(plan, job.memory, 1) as (_, row, places):
+    with _tasks(plan, job.memory, 1) as (_, row, rows):
         for run in _runs(plan):
             for group in plan.groups:
                 with T.serial(plan.parts * group.repeat) as number:
-                    job.tile(group, run, _site(plan, group, number, row, places)).emit()
+                    job.tile(group, run, _site(plan, group, number, row, rows)).emit()
 
 
 def _weights(plan: Plan, weight: Any) -> Weights:
@@ -132,13 +133,13 @@ def _weights(plan: Plan, weight: Any) -> Weights:
     needed = plan.transposed or isinstance(arithmetic, Dots)
     if plan.depthwise or not (needed or (several and uses >= _USES_WORTH_A_COPY)):
         return weights.plain(weight, conv)
-    copy = copy_quads(arithmetic, plan.sources) if isinstance(arithmetic, Dots) else copy_floats
+    copy = copy_joined(arithmetic, plan.sources) if isinstance(arithmetic, Dots) else copy_floats
     packing = Packing(conv, plan.steps, plan.targets, plan.transposed, arithmetic.dtype, copy)
     return weights.packed(weight, packing, plan.groups)
 
 
 @contextmanager
-def _tasks(plan: Plan, memory: Memory, groups: int) -> Iterator[tuple[Any, Any, list[Any]]]:
+def _tasks(plan: Plan, memory: Memory, groups: int) -> Iterator[tuple[Any, Any, SourceRows]]:
     """A parallel loop over groups of channels, then samples, then rows.
 
     The last tile of samples repeats the last sample rather than having code of its own.
@@ -149,7 +150,7 @@ def _tasks(plan: Plan, memory: Memory, groups: int) -> Iterator[tuple[Any, Any, 
         row = T.bind(task % rows)
         first = T.bind(task // rows % waves * together)
         places = [T.bind(memory.live[least(first + i, number - 1)]) for i in range(together)]
-        yield T.bind(task // rows // waves), row, places
+        yield T.bind(task // rows // waves), row, source_rows(plan, memory.source, row, places)
 
 
 def _runs(plan: Plan) -> Iterator[tuple[Lattice, Tile, Any]]:
@@ -160,8 +161,8 @@ def _runs(plan: Plan) -> Iterator[tuple[Lattice, Tile, Any]]:
                 yield lattice, tile, run
 
 
-def _site(plan: Plan, group: Group, number: Any, row: Any, places: list[Any]) -> Site:
+def _site(plan: Plan, group: Group, number: Any, row: Any, rows: SourceRows) -> Site:
     """The `number`-th of the groups of all parts."""
     part = T.bind(number // group.repeat)
     channel = T.bind(part * plan.targets + group.start + number % group.repeat * group.step)
-    return Site(places, row, channel, part)
+    return Site(rows, row, channel, part)

@@ -6,7 +6,6 @@ from itertools import product
 from typing import Any
 
 import tvm.tirx.script.builder as T
-from tvm import tirx
 
 from e2compile.targets.llvm.axis import Lattice, Tile
 from e2compile.targets.llvm.blocks import Group
@@ -23,6 +22,7 @@ from e2compile.targets.llvm.emit import (
 )
 from e2compile.targets.llvm.gather_plan import Memory, Plan
 from e2compile.targets.llvm.offsets import Offsets
+from e2compile.targets.llvm.source_rows import Line, SourceRows, source_row
 from e2compile.targets.llvm.tiling import fits_reuse
 from e2compile.targets.llvm.weights import Weights
 
@@ -31,7 +31,7 @@ from e2compile.targets.llvm.weights import Weights
 class Site:
     """Where a tile is: its samples, target row, target channel, and the part of the channels it is in."""
 
-    places: list[Any]
+    rows: SourceRows
     row: Any
     channel: Any
     part: Any
@@ -53,19 +53,21 @@ class GatherTile:
     site: Site
 
     def emit(self) -> None:
-        cells = range(len(self.site.places) * self.tile.size)
+        cells = range(len(self._places) * self.tile.size)
         widths = [width for _, _, width in self._vectors()]
         sums = [registers(widths, self.plan.arithmetic.dtype) for _ in cells]
         for cell in cells:
             self._begin(sums[cell])
         with T.serial(self.plan.rows.kernel) as tap_row:
-            axis = self.plan.rows
-            scaled = T.bind(self.site.row * axis.scale + tap_row * axis.spread + axis.shift)
-            inside = tirx.all(scaled >= 0, scaled < axis.source * axis.divisor, scaled % axis.divisor == 0)
+            row, inside = source_row(self.plan, self.site.row, tap_row)
             with when(inside):
-                self._sum_row(sums, tap_row, T.bind(scaled // axis.divisor))
-        for sample, position in product(range(len(self.site.places)), range(self.tile.size)):
+                self._sum_row(sums, tap_row, T.bind(row))
+        for sample, position in product(range(len(self._places)), range(self.tile.size)):
             self._end(sums[sample * self.tile.size + position], sample, position)
+
+    @property
+    def _places(self) -> list[Any]:
+        return self.site.rows.places
 
     def _vectors(self) -> Iterator[tuple[int, int, int]]:
         """Each vector of the group: its number, its first channel in the group, its width."""
@@ -82,7 +84,7 @@ class GatherTile:
     def _end(self, sums: list[Any], sample: int, position: int) -> None:
         columns = self.plan.columns
         column = self.lattice.start + self.lattice.step * (self._first_position() + position)
-        line = self.site.places[sample] * self.plan.rows.target + self.site.row
+        line = self._places[sample] * self.plan.rows.target + self.site.row
         index = (line * columns.target + column) * self.plan.target_pitch + self.site.channel
         for (number, first, _), width in zip(self._vectors(), self.group.widths, strict=True):
             store(self.memory.target, index + first, fetch(sums[number], width), width)
@@ -90,24 +92,23 @@ class GatherTile:
     def _first_position(self) -> Any:
         return self.tile.first + self.run * self.tile.size
 
-    def _sum_row(self, sums: list[list[Any]], tap_row: Any, source_row: Any) -> None:
+    def _sum_row(self, sums: list[list[Any]], tap_row: Any, row: Any) -> None:
         """Adds what one row of the kernel contributes, channel by channel."""
         if self.offsets is not None:
             self._add_offsets(self.offsets, sums, tap_row)
         strides = self.weights.strides(self.group.step)
         origin = T.bind(self.weights.origin(self.site.channel) + tap_row * strides.row)
         column = self.lattice.stride * self._first_position()
-        lines = [place * self.plan.rows.source + source_row for place in self.site.places]
         first = self.site.channel if self.plan.depthwise else self.site.part * self.plan.sources
-        pitch = self.plan.source_pitch
-        bases = [T.bind((line * self.plan.columns.source + column) * pitch + first) for line in lines]
+        rows, samples = self.site.rows, range(len(self._places))
+        bases = [T.bind(rows.element(sample, tap_row, row, column) + first) for sample in samples]
         if self.plan.depthwise:
-            lines = [pointer(self.memory.source, base) for base in bases]
+            lines = [rows.line(base) for base in bases]
             self._sum_own_channels(sums, pointer(self.weights.buffer, origin), lines)
             return
         with T.serial(self.steps) as step:
             channel = T.bind(self.plan.arithmetic.channel(step, self.plan.sources))
-            lines = [pointer(self.memory.source, base + channel) for base in bases]
+            lines = [rows.line(base + channel) for base in bases]
             self._sum_channel(sums, pointer(self.weights.buffer, origin + step * strides.channel), lines)
 
     def _add_offsets(self, offsets: Offsets, sums: list[list[Any]], tap_row: Any) -> None:
@@ -124,7 +125,7 @@ class GatherTile:
         place = self.lattice.taps[tap].kernel * column + first
         return self.plan.arithmetic.vector(weights, place, width)
 
-    def _sum_channel(self, sums: list[list[Any]], matrix: Any, lines: list[Any]) -> None:
+    def _sum_channel(self, sums: list[list[Any]], matrix: Any, lines: list[Line]) -> None:
         """One source channel, read lane by lane the same, times vectors of weights."""
         for taps in self._tap_groups(len(sums)):
             weights = {
@@ -135,8 +136,8 @@ class GatherTile:
                 used = [(position, tap) for position, tap in pairs if tap in taps]
                 if not used:
                     continue
-                place = offset * self.plan.source_pitch
-                value = self.plan.arithmetic.source(line, place, self.plan.sources)
+                place = line.origin + offset * self.plan.source_pitch
+                value = self.plan.arithmetic.source(line.buffer, place, self.plan.sources)
                 wide = {width: T.bind(splat(value, width)) for _, _, width in self._vectors()}
                 for (position, tap), (number, _, width) in product(used, self._vectors()):
                     target = sums[sample * self.tile.size + position][number]
@@ -149,12 +150,13 @@ class GatherTile:
             return [range(taps)]
         return [range(tap, tap + 1) for tap in range(taps)]
 
-    def _sum_own_channels(self, sums: list[list[Any]], matrix: Any, lines: list[Any]) -> None:
+    def _sum_own_channels(self, sums: list[list[Any]], matrix: Any, lines: list[Line]) -> None:
         """Vectors of source channels, each times its own weight."""
         for number, first, width in self._vectors():
             weights = [self._weight(matrix, tap, first, width) for tap in range(len(self.lattice.taps))]
             for (sample, line), (offset, pairs) in product(enumerate(lines), self.tile.reads):
-                value = self.plan.arithmetic.vector(line, offset * self.plan.source_pitch + first, width)
+                place = line.origin + offset * self.plan.source_pitch + first
+                value = self.plan.arithmetic.vector(line.buffer, place, width)
                 for position, tap in pairs:
                     target = sums[sample * self.tile.size + position][number]
                     self.plan.arithmetic.add(target, value, weights[tap], width)

@@ -1,4 +1,4 @@
-"""The integer weight gradient: the fp32 loops over images of which each is four samples."""
+"""The integer weight gradient: the fp32 loops over images of which each is several samples."""
 
 from dataclasses import dataclass, replace
 from math import prod
@@ -12,7 +12,7 @@ from e2compile.lower.workload import Convolution
 from e2compile.ops import MOST_TERMS
 from e2compile.targets.llvm.arithmetic import Dots
 from e2compile.targets.llvm.blocks import groups
-from e2compile.targets.llvm.dot import BYTES, takes_signed
+from e2compile.targets.llvm.dot import depth, takes_signed
 from e2compile.targets.llvm.emit import (
     Samples,
     arguments,
@@ -62,10 +62,10 @@ def integer_weight_gradient(
         live = samples(conv, given)
         with unless_empty(live):
             whole = integer_plan(conv, machine, tile)
-            is_offset = signed is not takes_signed(machine)
+            is_offset = Dots(machine, signed).is_offset
             x = interleaved(given["x"], conv.x_shape, live, is_offset, whole)
             dy = interleaved(given["dy"], conv.y_shape, live, False, whole)
-            images = Images(x, dy, Samples(T.bind(ceil_div(live.number, BYTES))))
+            images = Images(x, dy, Samples(T.bind(ceil_div(live.number, depth(machine)))))
             if is_offset:
                 _add_up(_sums(whole, images), _gradient_sums(conv, images, machine), given["dweight"])
             elif whole.splits > 1:
@@ -85,11 +85,12 @@ class Sums:
 
 
 def integer_plan(conv: Convolution, machine: Machine, tile: GradientTile | None = None) -> GradientPlan:
-    """An integer weight gradient, over images of which each is four samples."""
-    if conv.out_width > MOST_TERMS // BYTES:
+    """An integer weight gradient, over images of which each is several samples."""
+    together = depth(machine)
+    if conv.out_width > MOST_TERMS // together:
         raise CompileError(f"an integer weight gradient over rows of {conv.out_width} positions may overflow")
-    quads = replace(conv, batch=ceil_div(conv.batch, BYTES))
-    return plan(quads, machine, Dots(machine, takes_signed(machine)), MOST_TERMS // BYTES, tile)
+    images = replace(conv, batch=ceil_div(conv.batch, together))
+    return plan(images, machine, Dots(machine, takes_signed(machine)), MOST_TERMS // together, tile)
 
 
 def _sums(plan: GradientPlan, images: Images) -> Sums:

@@ -12,13 +12,15 @@ from e2compile.runtime.host import Host
 
 
 class Dot(Enum):
-    """The instruction that adds, in each int32 lane, four products of bytes.
+    """The instruction that sums, in each int32 lane, products of several small integers.
 
-    The left bytes of VPDPBUSD are unsigned, those of SDOT signed; the right ones are signed.
+    VPDPBUSD and SDOT take four bytes, VPMADDWD two int16. The left bytes of VPDPBUSD are unsigned, everything
+    else is signed.
     """
 
     NONE = ""
     VPDPBUSD = "vpdpbusd"
+    VPMADDWD = "vpmaddwd"
     SDOT = "sdot"
 
 
@@ -28,7 +30,9 @@ _BASELINE = (4, 16)
 # What each instruction needs for vectors of so many lanes.
 _DOTS = (
     (16, ("avx512_vnni", "avx512vl"), Dot.VPDPBUSD),
+    (16, ("avx512bw",), Dot.VPMADDWD),
     (8, ("avx_vnni",), Dot.VPDPBUSD),
+    (8, ("avx2",), Dot.VPMADDWD),
     (4, ("asimddp",), Dot.SDOT),
 )
 _TRIPLE = "{}-linux-gnu"
@@ -48,7 +52,7 @@ CPUS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64-linux-gnu": {
         "x86-64": (),
         "x86-64-v3": ("avx2",),
-        "x86-64-v4": ("avx2", "avx512f", "avx512vl"),
+        "x86-64-v4": ("avx2", "avx512f", "avx512vl", "avx512bw"),
     },
 }
 # No kernel depends on the number of threads.
@@ -59,7 +63,7 @@ _CORES = 4
 class Machine:
     """What a register tile has to fit: `lanes` are fp32 lanes of one of the `registers` vector registers.
 
-    `dots` is the instruction for sums of bytes. `name` is the model's: LLVM picks instructions by it, for
+    `dots` is the instruction for sums of integers. `name` is the model's: LLVM picks instructions by it, for
     `triple`; that is empty for the machine that this process runs on. `needs` are the features that decided.
     Where `is_emulated`, kernels are shaped for a CPU that is not the one they are compiled for: so they do
     without its `dots`.
@@ -118,5 +122,5 @@ def named(text: str) -> Machine:
 def _shaped(features: Set[str], threads: int, name: str, triple: str = "") -> Machine:
     unit = next((unit for unit in _VECTOR_UNITS if unit[0] in features), ("", *_BASELINE))
     found = next((dot for dot in _DOTS if dot[0] == unit[1] and features >= set(dot[1])), (0, (), Dot.NONE))
-    needs = tuple(feature for feature in (unit[0], *found[1]) if feature)
+    needs = tuple(dict.fromkeys(feature for feature in (unit[0], *found[1]) if feature))
     return Machine(*unit[1:], threads, found[2], name, triple, needs)

@@ -36,9 +36,10 @@ from e2compile.targets.llvm.machine import Machine
 from e2compile.targets.llvm.winograd import IN, OUT, PRODUCTS, Grid, Image, along_both, pitch
 
 _TASKS = 32
-# Tiles transformed together: their products sit in registers, all else in the first-level cache.
+# Tiles transformed together, in the first-level cache.
 _BLOCK = 8
-# Vectors of channels from which on a load of an input is shared by two of them.
+# Vectors of channels from which on a load of an input is shared by two of them, where registers hold the sums
+# of a block for both. Where they do not, loads are the limit, and are always shared.
 _WIDE = 8
 
 
@@ -91,8 +92,16 @@ class Gather:
 
     @cached_property
     def groups(self) -> list[Group]:
-        vectors = 1 if self.target.channels <= _WIDE * self.machine.lanes else 2
+        least = _WIDE if self._fits(_BLOCK, 2) else 1
+        vectors = 1 if self.target.channels <= least * self.machine.lanes else 2
         return groups(self.target.channels, self.machine.lanes, vectors)
+
+    def together(self, vectors: int) -> int:
+        """Tiles of a block whose sums for so many vectors of channels are in registers together."""
+        return _BLOCK if self._fits(_BLOCK, vectors) else _BLOCK // 2
+
+    def _fits(self, tiles: int, vectors: int) -> bool:
+        return (tiles + 1) * vectors + 1 <= self.machine.registers
 
     @property
     def blocks_of_task(self) -> int:
@@ -180,11 +189,12 @@ def _multiply(plan: Gather, spread: Any, weights: Any, sums: Any, group: Group, 
     """Sixteen matrix products over the source channels, to (product, tile, channel of the group)."""
     channels = plan.source.channels
     vectors = list(zip(group.starts, group.widths, strict=True))
-    with T.serial(PRODUCTS) as position:
-        cells = [registers(group.widths) for _ in range(_BLOCK)]
+    together = plan.together(len(vectors))
+    with T.serial(PRODUCTS) as position, T.serial(_BLOCK // together) as part:
+        cells = [registers(group.widths) for _ in range(together)]
         for (number, (_, width)), cell in product(enumerate(vectors), cells):
             keep(cell[number], zero(width), width)
-        line = T.bind(position * pitch(_BLOCK, channels))
+        line = T.bind(position * pitch(_BLOCK, channels) + part * together * channels)
         with T.serial(channels) as source:
             place = T.bind(plan.weight(channel, position, source, group.step))
             wide = [load(weights, place + start, width) for start, width in vectors]
@@ -192,9 +202,9 @@ def _multiply(plan: Gather, spread: Any, weights: Any, sums: Any, group: Group, 
                 value = T.bind(spread[line + tile * channels + source])
                 for number, (_, width) in enumerate(vectors):
                     multiply_add(cell[number], splat(value, width), wide[number], width)
+        to = T.bind(position * pitch(_BLOCK, group.step) + part * together * group.step)
         for (tile, cell), (number, (start, width)) in product(enumerate(cells), enumerate(vectors)):
-            place = position * pitch(_BLOCK, group.step) + tile * group.step + start
-            store(sums, place, fetch(cell[number], width), width)
+            store(sums, to + tile * group.step + start, fetch(cell[number], width), width)
 
 
 def _collect_outputs(plan: Gather, first: Any, sums: Any, bias: Any, group: Group, channel: Any) -> None:

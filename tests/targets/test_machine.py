@@ -24,10 +24,11 @@ UNITS = {"avx512f": 16, "avx2": 8}
     ("flags", "lanes", "registers", "dots"),
     [
         ("", 4, 16, Dot.NONE),
-        ("avx avx2", 8, 16, Dot.NONE),
+        ("avx avx2", 8, 16, Dot.VPMADDWD),
         ("avx avx2 avx_vnni", 8, 16, Dot.VPDPBUSD),
         ("avx2 avx512f avx512vl", 16, 32, Dot.NONE),
-        ("avx2 avx512f avx512vl avx512_vnni", 16, 32, Dot.VPDPBUSD),
+        ("avx2 avx512f avx512vl avx512bw", 16, 32, Dot.VPMADDWD),
+        ("avx2 avx512f avx512vl avx512bw avx512_vnni", 16, 32, Dot.VPDPBUSD),
     ],
 )
 def test_x86_by_its_flags(flags: str, lanes: int, registers: int, dots: Dot) -> None:
