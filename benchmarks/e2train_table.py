@@ -4,7 +4,8 @@
 
 Counted from graphs: nothing is built or trained, so nothing here speaks of accuracy. The base is a plain run;
 E2-Train's runs are scheduled 4/3 as long and drop half of the batches, so they execute 2/3 of its steps.
-`paper` signs fall back in every step, `hardware` ones by layer, in the expected share of steps.
+`paper` signs fall back in every step, `hardware` ones, the default, in none, and with `psg.fallback=layer` in
+the expected share of steps.
 Evaluation is left out. The paper's figures are recalled, not verified.
 """
 
@@ -96,14 +97,15 @@ class Network:
             (step,) = [graph for name, graph in stages(gated) if name != "captured"]
             yield self._row("stochastic depth", STOCHASTIC_DEPTH, 1.0, count(step, planned=True))
             step = next(stage.graph for stage in gated.stages if stage.name == "differentiated")
-        for item, fallback in (
-            (SignPredict(preset="paper"), 1.0),
-            (SignPredict(fallback="layer"), LAYER_FALLBACK),
+        for signs, item, fallback in (
+            ("paper signs", SignPredict(preset="paper"), 1.0),
+            ("hardware signs", SignPredict(), 0.0),
+            ("hardware signs, fallback by layer", SignPredict(fallback="layer"), LAYER_FALLBACK),
         ):
             counted = work(item)
-            yield self._row(f"{item.preset} signs", 0.0, 1.0, counted, fallback)
+            yield self._row(signs, 0.0, 1.0, counted, fallback)
             for skip in self.skips or (0.0,):
-                yield self._row(f"E2-Train, {item.preset} signs", skip, EXECUTED, counted, fallback)
+                yield self._row(f"E2-Train, {signs}", skip, EXECUTED, counted, fallback)
 
     def _row(self, variant: str, skip: float, executed: float, counted: Work, fallback: float = 1.0) -> Row:
         shares = {name: 1 - skip if name.startswith("slu.") else fallback for name in counted.symbols}

@@ -70,7 +70,9 @@ def pricing(folder: Path, table: str | None = None) -> Pricing:
     target = find(manifest.target)
     accelerated = target.accelerated(folder)
     array = None if accelerated is None else accelerated.array
-    own = target.prices if array is None else target.prices.with_stem(array.board)
+    own = target.prices_on(manifest.host)
+    if array is not None:
+        own = own.with_stem(array.board)
     shares = {name: Share(v, Tag(tag), source) for name, (v, tag, source) in work["shares"].items()}
     device = {} if array is None else array.each(from_rows(work["after"]))
     cashier = Cashier(prices.find(table, own), device)

@@ -54,7 +54,7 @@ def estimate(
     Args:
         model: As for compiling.
         target: As for compiling.
-        host: As for compiling. Prices are the target's all the same: --prices names a machine's.
+        host: As for compiling. A CPU's prices are that host's, of an ARM one a Raspberry Pi 4's.
         passes: As for compiling.
         preset: As for compiling.
         settings: As for compiling.

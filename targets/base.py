@@ -85,6 +85,9 @@ class Target(Protocol):
     def prices(self) -> Path:
         """The price table of what the program runs on, by default; others lie beside it."""
 
+    def prices_on(self, host: Host) -> Path:
+        """The same for a program whose library was compiled for `host`."""
+
     @property
     def host(self) -> Host:
         """The machine that a program's library runs on."""

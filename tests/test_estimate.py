@@ -20,7 +20,8 @@ from e2compile.estimate import Estimate, estimate, quote
 from e2compile.passes import BatchDrop, LayerGate, SignPredict
 from e2compile.pipeline import TrainingGraph, capture, capture_task
 from e2compile.runtime.fit import Options, Run
-from e2compile.targets import CPU
+from e2compile.runtime.host import Host
+from e2compile.targets import CPU, find
 from e2compile.task import load_task
 from tests import models
 from tests.commands import run
@@ -215,6 +216,7 @@ def test_estimate_prints_and_writes(
         assert text in shown
     content = json.loads(path.read_text())
     assert content["after"]["tag"] == content["ways"][0]["tag"] == "modelled"
+    assert content["table"] == "raspberry_pi4"
     assert content["ways"][0]["share"] == pytest.approx(0.4)
 
 
@@ -243,3 +245,9 @@ def test_pricing_a_run_needs_no_torch(program_folder: Path) -> None:
         "assert not {'torch', 'tvm'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(program_folder)], check=True)
+
+
+@pytest.mark.parametrize(("architecture", "table"), [("aarch64", "raspberry_pi4"), ("x86_64", "server")])
+def test_prices_are_those_of_the_host(architecture: str, table: str) -> None:
+    assert CPU.prices_on(Host(architecture)).stem == table
+    assert find("fpga").prices_on(Host(architecture)) == find("fpga").prices

@@ -39,7 +39,11 @@ class LlvmTarget:
 
     @property
     def prices(self) -> Path:
-        return Path(__file__).parent / "prices" / "server.toml"
+        return self.prices_on(self.host)
+
+    def prices_on(self, host: Host) -> Path:
+        table = "raspberry_pi4" if host.architecture == "aarch64" else "server"
+        return Path(__file__).parent / "prices" / f"{table}.toml"
 
     def configured(self, configuration: str) -> "LlvmTarget":
         raise UsageError(f"target {self.name} has no configurations: leave out :{configuration}")

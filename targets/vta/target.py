@@ -44,6 +44,9 @@ class VtaTarget:
     def prices(self) -> Path:
         return PRICES / f"{self.config.target}.toml"
 
+    def prices_on(self, host: Host) -> Path:  # noqa: ARG002 - a board's table has its host in it
+        return self.prices
+
     def configured(self, configuration: str) -> "VtaTarget":
         """With a shipped configuration, or one from a JSON file with the published keys."""
         is_file = configuration.endswith(".json")
