@@ -61,7 +61,6 @@ class Row:
 
     model: str
     variant: str
-    kernel: str
     what: str
     counts: Counts
 
@@ -116,8 +115,7 @@ def rows(name: str, variant: str, size: int, place: Machine) -> Iterator[Row]:
     module, workloads = kernels.lowered(graph, LlvmKernels(place))
     for kernel, (method, workload) in workloads.items():
         if isinstance(workload, Convolution):
-            what = kernels.described(method, workload)
-            yield Row(name, variant, kernel, what, hot_loop(module[kernel], place))
+            yield Row(name, variant, kernels.described(method, workload), hot_loop(module[kernel], place))
 
 
 def main() -> None:
