@@ -1,6 +1,7 @@
 """Time and memory of a training step on the CPU: PyTorch eager and compiled, both formats, and e2compile.
 
-    python benchmarks/cpu_step.py [--model resnet20] [--batch 128] [--memory-only] [--json FILE]
+    python benchmarks/cpu_step.py [--model resnet20] [--batch 128] [--variant fp32] [--memory-only]
+        [--json FILE]
 
 `fp32` is the plain program, `psg` that with the hardware preset of SignPredict. `slu 0%`, `slu 40%` and
 `slu 60%` have gates that are forced to skip that share of the samples of gated blocks; `smd,slu,psg` has all
@@ -86,13 +87,14 @@ class ProgramStep:
         return gated_step.planned(self.program) + sum(array.nbytes for array in held)
 
 
-def programs(model: str, batch: int, pytorch_bytes: int) -> dict[str, ProgramStep]:
+def programs(model: str, batch: int, pytorch_bytes: int, names: Sequence[str]) -> dict[str, ProgramStep]:
     """A step of each variant that the network has places for; those that differ in skips share a program."""
     built: dict[tuple[tuple[Pass, ...], float | None], Program | None] = {}
-    for each in PROGRAMS.values():
+    variants = {name: each for name, each in PROGRAMS.items() if name in names}
+    for each in variants.values():
         if (each.passes, each.memory) not in built:
             built[each.passes, each.memory] = compiled(model, batch, each, pytorch_bytes)
-    found = {name: (built[each.passes, each.memory], each.skip) for name, each in PROGRAMS.items()}
+    found = {name: (built[each.passes, each.memory], each.skip) for name, each in variants.items()}
     return {
         name: ProgramStep(program, batch, skip)
         for name, (program, skip) in found.items()
@@ -169,11 +171,11 @@ def memory(
     return rows
 
 
-def measure(model: str, batch: int, rounds: int) -> list[dict[str, Any]]:
-    """A row a variant; without times where there are no rounds."""
+def measure(model: str, batch: int, rounds: int, names: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each of PyTorch's variants and each named; without times where there are no rounds."""
     steps: dict[str, Any] = {name: PyTorchStep(model, batch, name) for name in VARIANTS}
     peaks = {name: step.peak_bytes() for name, step in steps.items()}
-    steps |= programs(model, batch, min(peaks.values()))
+    steps |= programs(model, batch, min(peaks.values()), names)
     times = speed(seconds(steps, rounds), batch, step_flops(model, batch)) if rounds else {}
     bytes_held = memory(model, batch, steps, peaks)
     return [
@@ -202,6 +204,7 @@ def main() -> None:
     )
     parser.add_argument("--model", choices=sorted(nets.NETS), action="append")
     parser.add_argument("--batch", type=int, action="append")
+    parser.add_argument("--variant", choices=list(PROGRAMS), action="append", help="all of them")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--memory-only", action="store_true", help="time nothing")
     parser.add_argument("--json", type=Path)
@@ -210,7 +213,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for model in options.model or MODELS:
         for batch in options.batch or BATCHES:
-            found = measure(model, batch, 0 if options.memory_only else options.rounds)
+            rounds = 0 if options.memory_only else options.rounds
+            found = measure(model, batch, rounds, options.variant or list(PROGRAMS))
             rows += found
             print(*map(line, found), sep="\n", flush=True)
     if options.json:

@@ -12,7 +12,7 @@ from e2compile.passes import SignPredict
 from e2compile.pipeline import capture
 from e2compile.verification.oracle import Decision, Oracle, Stored
 from e2compile.verification.replay import Start, Values, arguments_of
-from e2compile.verification.verify import _decided
+from e2compile.verification.verify import _decided, _is_safe_channels_last
 from tests.guarded import MASKS, batch, guarded
 from tests.models import small_resnet
 from tests.steps import images, state_of, task_of
@@ -158,3 +158,20 @@ def test_the_other_side_of_a_kink_is_taken_where_asked() -> None:
     own, flipped = (oracle(torch.float64, flip=flip).values() for flip in (0.0, 1e-6))
     assert [t.tolist() for t in own] == [[False, True, False, True], [True, False, True, False]]
     assert [t.tolist() for t in flipped] == [[False, True, True, False], [True, False, False, True]]
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "safe"),
+    [(4, 1, 2, False), (8, 1, 2, True), (4, 1, 1, True), (4, 3, 2, True)],
+)
+def test_channels_last_is_left_out_where_pytorch_writes_beyond_its_memory(
+    channels: int, kernel: int, stride: int, safe: bool
+) -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(channels, 8, kernel, stride),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, 3),
+    )
+    graph = capture(model, (torch.randn(2, channels, 8, 8), torch.tensor([0, 2])))
+    assert _is_safe_channels_last(graph.captured) == safe
