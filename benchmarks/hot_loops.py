@@ -1,10 +1,11 @@
 """What the hot loops of the CPU's contraction kernels are made of, read from their assembly.
 
-    python benchmarks/hot_loops.py [--only TEXT] [--json FILE]
+    python benchmarks/hot_loops.py [--model resnet20 ...] [--batch 128] [--cpu znver4] [--json FILE]
 
-Of each kernel the innermost loop with the most multiply-adds: those and dot products, vector loads and
-stores beside them, and moves to and from the stack. A store beside each multiply-add, or an accumulator that
-is moved to the stack and back, is what keeps a kernel from the machine's limit.
+Of each distinct kernel of a training step, plain and with SignPredict, the innermost loop with the most
+products: those, vector loads and stores beside them, and vectors that go to a place on the stack and back. A
+store beside each product, or an accumulator on the stack, is what keeps a kernel from the machine's limit.
+Nothing is run: `--cpu` reads the kernels of another x86 CPU.
 """
 
 import argparse
@@ -16,21 +17,25 @@ from pathlib import Path
 
 import kernels
 import machine
+import nets
 import tvm
 from tvm.tirx import PrimFunc
 
+import e2compile
 from e2compile.lower.workload import Convolution
 from e2compile.targets.llvm.build import tvm_target
 from e2compile.targets.llvm.kernels import LlvmKernels
-from e2compile.targets.llvm.machine import host
+from e2compile.targets.llvm.machine import CPUS, Machine, host, named
 
+_TRIPLE = "x86_64-linux-gnu"
 _LABEL = re.compile(r"^(\.LBB\w+):")
-_JUMP = re.compile(r"^\s+j\w+\s+(\.LBB\w+)\s*$")
-_FMA = re.compile(r"v?fn?m(add|sub)|fmla|mla\b")
-_DOT = re.compile(r"vpdp|vdpbf16|sdot|udot|usdot")
+_JUMP = re.compile(r"^\s+j\w+\s+(\.LBB\w+)\s*(#|$)")
+_FMA = re.compile(r"vfn?m(add|sub)")
+_DOT = re.compile(r"vpdp|vpmaddwd")
 _VECTOR = re.compile(r"%[xyz]mm\d+")
-_TO_MEMORY = re.compile(r"\)\s*$")
-_STACK = re.compile(r"\(%r(sp|bp)[,)]")
+_TO_MEMORY = re.compile(r"\)(\s*\{%k\d\})?$")
+# A fixed place: one that is indexed is in an array that the kernel itself has.
+_STACK = re.compile(r"[\s,-]\d*\(%rsp\)")
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,20 @@ class Counts:
         return self.multiply_adds + self.dot_products
 
 
+@dataclass(frozen=True)
+class Row:
+    """One kernel; `what` is its method and workload."""
+
+    model: str
+    variant: str
+    what: str
+    counts: Counts
+
+    def text(self) -> str:
+        numbers = "".join(f"{number:8d}" for number in asdict(self.counts).values())
+        return f"{self.model:12s} {self.variant:5s}{numbers}  {self.what}"
+
+
 def counts(lines: list[str]) -> Counts:
     """Of x86 assembly in AT&T's order: what an instruction writes comes last."""
     found = dict.fromkeys(Counts.__dataclass_fields__, 0)
@@ -63,9 +82,11 @@ def counts(lines: list[str]) -> Counts:
         found["dot_products"] += bool(_DOT.match(words[0]))
         if "(" not in text or not _VECTOR.search(text):
             continue
-        is_store, is_stack = bool(_TO_MEMORY.search(text)), bool(_STACK.search(text))
-        kind = ("spills" if is_stack else "stores") if is_store else ("reloads" if is_stack else "loads")
-        found[kind] += 1
+        is_stack = _STACK.search(text)
+        if _TO_MEMORY.search(text):
+            found["spills" if is_stack else "stores"] += 1
+        else:
+            found["reloads" if is_stack else "loads"] += 1
     return Counts(**found)
 
 
@@ -83,45 +104,41 @@ def innermost(assembly: str) -> Iterator[list[str]]:
             yield lines[start : end + 1]
 
 
-def hot_loop(kernel: PrimFunc) -> Counts:
+def hot_loop(kernel: PrimFunc, place: Machine) -> Counts:
     """The innermost loop with the most products."""
-    assembly = tvm.compile(kernel, tvm_target()).mod.inspect_source("s")
+    assembly = tvm.compile(kernel, tvm_target(place)).mod.inspect_source("s")
     return max(map(counts, innermost(assembly)), key=lambda found: found.products)
 
 
-def passes(conv: Convolution) -> dict[str, PrimFunc]:
-    made = LlvmKernels(host())
-    return {
-        "fwd": made.convolution(conv, bias=False),
-        "dgrad": made.input_gradient(conv),
-        "wgrad": made.weight_gradient(conv),
-        "int8 fwd": made.integer_convolution(conv, signed=False),
-        "int8 dgrad": made.integer_input_gradient(conv),
-        "int8 wgrad": made.integer_weight_gradient(conv, signed=False),
-    }
+def rows(name: str, variant: str, size: int, place: Machine) -> Iterator[Row]:
+    graph = e2compile.capture(nets.net(name), nets.batch(size)).apply(*kernels.PASSES[variant])
+    module, workloads = kernels.lowered(graph, LlvmKernels(place))
+    for kernel, (method, workload) in workloads.items():
+        if isinstance(workload, Convolution):
+            yield Row(name, variant, kernels.described(method, workload), hot_loop(module[kernel], place))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", default="")
+    parser.add_argument("--model", choices=sorted(nets.NETS), action="append")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--cpu", choices=CPUS[_TRIPLE])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    rows = []
-    print(f"{'workload':32} {'kernel':10}   fma   dot loads stores spills reloads of instructions")
-    for name, conv in kernels.WORKLOADS.items():
-        for kernel, function in passes(conv).items():
-            if options.only in f"{name} {kernel}":
-                found = hot_loop(function)
-                rows.append({"workload": name, "kernel": kernel, **asdict(found)})
-                print(
-                    f"{name:32} {kernel:10} {found.multiply_adds:5d} {found.dot_products:5d} {found.loads:5d}"
-                    f" {found.stores:6d} {found.spills:6d} {found.reloads:7d} {found.instructions:5d}",
-                    flush=True,
-                )
+    place = named(f"{_TRIPLE}:{options.cpu}") if options.cpu else host()
+    print(f"{'':18s}" + "".join(f"{field[:7]:>8s}" for field in Counts.__dataclass_fields__))
+    found: list[Row] = []
+    for name in options.model or kernels.MODELS:
+        for variant in kernels.PASSES:
+            for row in rows(name, variant, options.batch, place):
+                found.append(row)
+                print(row.text(), flush=True)
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine.describe(), "rows": rows}, indent=1) + "\n")
+        about = {"machine": machine.describe(), "kernels_for": asdict(place.host)}
+        content = about | {"rows": [asdict(row) for row in found]}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

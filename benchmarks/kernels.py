@@ -25,6 +25,7 @@ import machine
 import nets
 import roof
 import torch
+from tvm import IRModule
 
 import e2compile
 from e2compile.compiler import entry_points
@@ -33,9 +34,10 @@ from e2compile.lower.layout import state_orders
 from e2compile.lower.module import Lowering
 from e2compile.lower.workload import Convolution
 from e2compile.passes import SignPredict
-from e2compile.pipeline import Pass
+from e2compile.pipeline import Pass, TrainingGraph
 from e2compile.runtime.engine import cores
 from e2compile.runtime.program import Program
+from e2compile.targets.base import Kernels
 from e2compile.targets.llvm import CPU
 
 MODELS = ("resnet20", "resnet74", "mobilenet_v2", "vgg16_bn")
@@ -70,10 +72,9 @@ class Row:
         )
 
 
-def compiled(name: str, size: int, passes: tuple[Pass, ...]) -> tuple[Program, dict[str, Any]]:
-    """The program, and by its name the workload of each kernel that has one, with its method."""
-    graph = e2compile.capture(nets.net(name), nets.batch(size)).apply(*passes)
-    lowering = Lowering(CPU.kernels)
+def lowered(graph: TrainingGraph, kernels: Kernels) -> tuple[IRModule, dict[str, Any]]:
+    """A step as a module, and by its name the workload of each kernel that has one, with its method."""
+    lowering = Lowering(kernels)
     fusion = fused(entry_points(graph.step).step)
     lowering.function("step", fusion, state_orders(fusion.step))
     workloads = {
@@ -81,7 +82,7 @@ def compiled(name: str, size: int, passes: tuple[Pass, ...]) -> tuple[Program, d
         for key, variable in lowering.generated.items()
         if isinstance(key, tuple) and isinstance(key[0], str)
     }
-    return e2compile.compile(graph, verify=False), workloads
+    return lowering.module(), workloads
 
 
 def timed(program: Program, size: int, rounds: int) -> dict[str, tuple[int, float, int]]:
@@ -145,7 +146,9 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def rows(name: str, variant: str, size: int, rounds: int, limits: roof.Roof) -> list[Row]:
-    program, workloads = compiled(name, size, PASSES[variant])
+    graph = e2compile.capture(nets.net(name), nets.batch(size)).apply(*PASSES[variant])
+    _, workloads = lowered(graph, CPU.kernels)
+    program = e2compile.compile(graph, verify=False)
     result = []
     for kernel, (calls, seconds, moved) in timed(program, size, rounds).items():
         method, workload = workloads.get(kernel, ("", None))
@@ -153,7 +156,7 @@ def rows(name: str, variant: str, size: int, rounds: int, limits: roof.Roof) -> 
             limit = limits.integer_rate if method.startswith(_INTEGER) else limits.float_rate
             rate = 2e-9 * workload.macs / seconds
             ratio = onednn(method, workload) / seconds
-            what = _described(method, workload)
+            what = described(method, workload)
             result.append(Row(name, variant, kernel, what, calls, seconds, rate, rate / limit, ratio))
         else:
             rate = 1e-9 * moved / seconds
@@ -161,7 +164,7 @@ def rows(name: str, variant: str, size: int, rounds: int, limits: roof.Roof) -> 
     return sorted(result, key=lambda row: -row.calls * row.seconds)
 
 
-def _described(method: str, conv: Convolution) -> str:
+def described(method: str, conv: Convolution) -> str:
     kind = "depthwise " if conv.is_depthwise else ""
     size = f"{conv.height}x{conv.width} {conv.in_channels}->{conv.out_channels}"
     return f"{kind}{method} {size} k{conv.kernel[0]} s{conv.stride[0]}"

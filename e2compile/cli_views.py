@@ -63,14 +63,13 @@ def inspect(
 def _listing(program: Path, name: str) -> str:
     from e2compile.runtime import manifest
     from e2compile.runtime.summary import compile_report
-    from e2compile.targets.vta.program import table
-    from e2compile.targets.vta.report.listing import listing
+    from e2compile.targets import find
 
-    made = manifest.read(program)
-    if made.target != "fpga":
-        raise UsageError(f"a program for target {made.target} has no streams: only fpga's has")
-    manifest.check(made, program, [table.TABLE, table.STREAMS])
-    return listing(table.read(program), name, compile_report(program)["lines"])
+    target = manifest.read(program).target
+    accelerated = find(target).accelerated(program)
+    if accelerated is None:
+        raise UsageError(f"a program for target {target} has no streams")
+    return accelerated.listing(name, compile_report(program)["lines"])
 
 
 def export(
@@ -173,6 +172,7 @@ def report(
     from e2compile.runtime import manifest
     from e2compile.runtime.export import check_writable, write_json
     from e2compile.runtime.summary import compile_report
+    from e2compile.targets import find
 
     if html and (time or results is not None):
         raise UsageError("--html goes without --time and --json")
@@ -184,17 +184,14 @@ def report(
         display.say(f"{display.size(size)} written to {path}: open it in a browser")
         return
     check_writable(results)
-    made = manifest.read(program)
+    target = manifest.read(program).target
+    accelerated = find(target).accelerated(program)
     content = {"compile": compile_report(program)}
-    if made.target == "fpga":
-        from e2compile.targets.vta.report import layers as fpga
-
-        manifest.check(made, program, [fpga.REPORT])
-        found = fpga.read(program)
-        tables.fpga(found, content["compile"]["lines"])
-        content |= {"fpga": asdict(found)}
-    else:
+    if accelerated is None:
         tables.compiled(content["compile"])
+    else:
+        tables.accelerated(accelerated.shown(content["compile"]["lines"]))
+        content |= {target: accelerated.figures}
     if time:
         from e2compile.runtime.timing import measure
 

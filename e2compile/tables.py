@@ -1,6 +1,6 @@
-"""How reports look: what compiling took and gave, what the FPGA's array does layer by layer."""
+"""How reports look: what compiling took and gave, what a target says of its accelerator, the host's time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -10,20 +10,15 @@ from rich.text import Text
 
 from e2compile.display import out, say, size, table
 from e2compile.runtime.timing import by_layer
-from e2compile.targets.vta.report.left import why
 
 if TYPE_CHECKING:
     from e2compile.runtime.timing import HostTime
-    from e2compile.targets.vta.report.layers import Figures, HostRow, Report, Row
+    from e2compile.targets.base import Sheet
 
 _WIDTH = 140  # at least: a line that a terminal breaks can still be read, one that is cut cannot
-_NUMBERS = ("calls", "cycles", "share", "ms", "bound", "epilogue", "array", "moved")
 
 # What a layer takes the host.
 _PARTS = ("forward", "backward", "update", "packing", "unpacking")
-
-# The model's lines of each kernel.
-Lines = Mapping[str, Sequence[str]]
 
 
 def compiled(report: Mapping[str, Any]) -> None:
@@ -34,53 +29,25 @@ def compiled(report: Mapping[str, Any]) -> None:
     table([*seconds, ("kernels", str(report["kernels"])), ("calls", calls), ("planned memory", planned)])
 
 
-def fpga(report: "Report", lines: Lines) -> None:
-    """Each function that uses the array, its kernels with the longest first, and what stays on the host."""
-    speed = f"{report.macs_per_cycle} multiply-accumulates a cycle, {report.clock_hz / 1e6:.0f} MHz"
-    say(f"{report.board} {report.configuration}: {speed}")
-    say(f"modelled, with a DRAM latency of {report.latency_cycles} cycles, {report.latency_source}")
-    for function, total in report.totals.items():
-        if total.cost.cycles:
-            _function(function, total, report.rows, lines)
-        _left(function, report.host, report.host_calls[function], lines)
+def accelerated(parts: Iterable["str | Sheet"]) -> None:
+    """What a target says of a Program on its accelerator."""
+    for part in parts:
+        if isinstance(part, str):
+            say(part)
+        else:
+            _sheet(part)
 
 
-def _function(function: str, total: "Figures", rows: Sequence["Row"], lines: Lines) -> None:
-    called = [row for row in rows if row.calls.get(function)]
-    called.sort(key=lambda row: row.each.cost.cycles * row.calls[function], reverse=True)
-    shown = Table(box=SIMPLE_HEAD, title=f"one call of {function}", title_justify="left", show_footer=True)
-    shown.add_column("layer", "total", no_wrap=True)
-    shown.add_column("phase", no_wrap=True)
-    calls = sum(row.calls[function] for row in called)
-    for name, text in zip(_NUMBERS, (str(calls), *_numbers(total, 1, total)), strict=True):
-        shown.add_column(name, text, justify="right", no_wrap=True)
-    shown.add_column("model", overflow="fold")
-    for row in called:
-        times = row.calls[function]
-        numbers = str(times), *_numbers(row.each, times, total)
-        shown.add_row(Text(row.text), row.phase, *numbers, _places(lines.get(row.name, ())))
-    Console(file=out.file, width=max(out.width, _WIDTH), highlight=False).print(shown)
-
-
-def _numbers(each: "Figures", times: int, total: "Figures") -> Sequence[str]:
-    cycles = each.cost.cycles * times
-    return (
-        f"{cycles:,}",
-        f"{cycles / max(1, total.cost.cycles):.1%}",
-        f"{each.seconds * times * 1e3:.3f}",
-        f"{each.of_bound:.0%}",
-        f"{each.alu_share:.0%}",
-        f"{each.utilisation:.1%}",
-        size(each.cost.moved_bytes * times),
-    )
-
-
-def _left(function: str, host: Sequence["HostRow"], calls: int, lines: Lines) -> None:
-    say(f"{function}: {calls} calls of kernels on the host")
-    for row in host:
-        if row.calls.get(function):
-            work = f"{row.macs * row.calls[function]:,} multiply-accumulates, {why([row], function)}"
-            say(f"  {row.text}, {row.phase}: {work}  {_places(lines.get(row.name, ()))}")
+def _sheet(sheet: "Sheet") -> None:
+    shown = Table(box=SIMPLE_HEAD, title=sheet.title, title_justify="left", show_footer=True)
+    *columns, last = sheet.columns
+    for i, name in enumerate(columns):
+        total = sheet.totals.get(name, "" if i else "total")
+        shown.add_column(name, total, justify="right" if name in sheet.totals else "left", no_wrap=True)
+    shown.add_column(last, sheet.totals.get(last, ""), overflow="fold")
+    for row in sheet.rows:
+        shown.add_row(*map(Text, row))
+    _print(shown)
 
 
 def host(found: "HostTime") -> None:
@@ -105,13 +72,8 @@ def host(found: "HostTime") -> None:
     for layer, row in sorted(layers.items(), key=lambda item: -sum(item[1].values())):
         numbers = [f"{row.get(name, 0.0) * 1e3:.3f}" for name in present]
         shown.add_row(Text(layer or "the step"), *numbers, f"{sum(row.values()) / max(total, 1e-12):.1%}")
+    _print(shown)
+
+
+def _print(shown: Table) -> None:
     Console(file=out.file, width=max(out.width, _WIDTH), highlight=False).print(shown)
-
-
-def _places(lines: Sequence[str]) -> str:
-    """Their numbers by file, "model.py:12,14"; the module's name where there is no line."""
-    found: dict[str, set[str]] = {}
-    for line in lines:
-        file, _, rest = line.partition(":")
-        found.setdefault(file, set()).add(rest.partition(":")[0])
-    return ", ".join(f"{file}:{','.join(sorted(numbers))}".rstrip(":") for file, numbers in found.items())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,18 +18,35 @@ if TYPE_CHECKING:  # to name a target, or to look for what it lacks, takes neith
     from e2compile.pipeline import TrainingGraph
     from e2compile.runtime.host import Host
 
+# The model's lines of each kernel.
+Lines = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of a report, as text: rows of a cell a column. Columns of numbers have a total."""
+
+    title: str
+    columns: tuple[str, ...]
+    totals: dict[str, str]
+    rows: tuple[tuple[str, ...], ...]
+
 
 @dataclass(frozen=True)
 class Accelerated:
     """What a Program says of the accelerator that it calls.
 
     `array` is what a step takes of it, `left` says in a line what of a step's work for it the host does, None
-    where that is nothing; `figures` are all that the Program's folder has, as JSON holds them.
+    where that is nothing; `figures` are all that the Program's folder has, as JSON holds them. `shown` is
+    what `report` prints of them, lines and tables; `listing` the code of the kernel of that name, which
+    raises UsageError, with the names there are, for another.
     """
 
     array: Array
     left: str | None
     figures: dict[str, Any]
+    shown: Callable[[Lines], Iterable[str | Sheet]]
+    listing: Callable[[str, Lines], str]
 
 
 class Kernels(Protocol):

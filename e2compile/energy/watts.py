@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,29 +44,23 @@ class Rails:
 
     def measure(self, work: Callable[[], object]) -> Reading:
         samples: list[tuple[float, float]] = []
-        failed: list[Exception] = []
         done = threading.Event()
 
         def sample() -> None:
-            try:
-                while True:
-                    samples.append((time.perf_counter(), self._watts()))
-                    if done.wait(1 / _HZ):
-                        break
+            while True:
                 samples.append((time.perf_counter(), self._watts()))
-            except Exception as error:
-                failed.append(error)
+                if done.wait(1 / _HZ):
+                    break
+            samples.append((time.perf_counter(), self._watts()))
 
-        thread = threading.Thread(target=sample)
-        began = time.perf_counter()
-        thread.start()
-        try:
-            work()
-        finally:
-            done.set()
-            thread.join()
-        if failed:
-            raise failed[0]
+        with ThreadPoolExecutor(1) as pool:
+            began = time.perf_counter()
+            sampling = pool.submit(sample)
+            try:
+                work()
+            finally:
+                done.set()
+        sampling.result()
         return _integrated(samples, began, time.perf_counter())
 
     def _watts(self) -> float:

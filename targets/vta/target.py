@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from e2compile.errors import UsageError
 from e2compile.runtime import manifest as manifests
 from e2compile.runtime.host import Host
-from e2compile.targets.base import Accelerated
+from e2compile.targets.base import Accelerated, Lines
 from e2compile.targets.llvm.target import CPU, LlvmTarget
 from e2compile.targets.vta.analysis.check import LARGEST_TRANSFER
 from e2compile.targets.vta.host.choice import PRICES
@@ -91,12 +92,13 @@ class VtaTarget:
         return layers.array(foresee.foresee(step, self.config, self.largest_transfer))
 
     def accelerated(self, folder: Path) -> Accelerated:
-        from e2compile.targets.vta.report import layers
+        from e2compile.targets.vta.report import layers, sheets
         from e2compile.targets.vta.report.left import left
 
         manifests.check(manifests.read(folder), folder, [layers.REPORT])
         made = layers.read(folder)
-        return Accelerated(layers.array(made), left(made), asdict(made))
+        shown, streams = partial(sheets.shown, made), partial(_listing, folder)
+        return Accelerated(layers.array(made), left(made), asdict(made), shown, streams)
 
     def build(self, module: "IRModule", path: Path) -> None:
         """Compile `module` to a library; streams and a report beside it. MissingError without a linker."""
@@ -116,6 +118,14 @@ class VtaTarget:
         table.write(parts.table, folder)
         left = census.left(module, parts.left)
         layers.write(layers.report(parts.table, census.calls(module), left), folder)
+
+
+def _listing(folder: Path, kernel: str, lines: Lines) -> str:
+    from e2compile.targets.vta.program import table
+    from e2compile.targets.vta.report.listing import listing
+
+    manifests.check(manifests.read(folder), folder, [table.TABLE, table.STREAMS])
+    return listing(table.read(folder), kernel, lines)
 
 
 FPGA = VtaTarget()

@@ -88,8 +88,8 @@ def partition(module: IRModule, config: Config, largest: int = LARGEST_TRANSFER)
 def assign(products: Iterable[Product], config: Config, largest: int = LARGEST_TRANSFER) -> Assignment:
     """Plan what the array can do of these products; of those in groups, where it is faster than the host.
 
-    A stream has at most `largest` bytes of instructions and of micro-ops. Raises CompileError, naming all
-    layers that have no stream on such an array.
+    A stream has at most `largest` bytes of instructions and of micro-ops. Products in groups that have no
+    stream on such an array are the host's; for others CompileError is raised, which names all their layers.
     """
     plans, left = dict[str, Plan](), dict[str, Reason]()
     streams, operators, refused = _Streams(config, largest), list[Operator](), list[str]()
@@ -99,11 +99,11 @@ def assign(products: Iterable[Product], config: Config, largest: int = LARGEST_T
         except Unsuitable as reason:
             left[product.name] = Reason(str(reason))
             continue
+        reason = _host_reason(product, plan, config, largest) if plan.conv.groups > 1 else None
+        if reason is not None:
+            left[product.name] = reason
+            continue
         try:
-            modelled = _times(product, plan, _Streams(config, largest)) if plan.conv.groups > 1 else None
-            if modelled is not None and modelled.host <= modelled.array:
-                left[product.name] = Reason("depthwise" if plan.conv.is_depthwise else "in groups", modelled)
-                continue
             operators.append(_operator(product, plan, streams))
             plans[product.name] = plan
         except UsageError as error:
@@ -112,6 +112,16 @@ def assign(products: Iterable[Product], config: Config, largest: int = LARGEST_T
     if refused:
         raise CompileError(f"an array of {config.name} cannot run all layers", refused)
     return Assignment(Table(config, tuple(operators), tuple(streams.binaries)), plans, left)
+
+
+def _host_reason(product: Product, plan: Plan, config: Config, largest: int) -> Reason | None:
+    """Why a product in groups is left to the host: it is the faster one, or no stream can be made."""
+    kind = "depthwise" if plan.conv.is_depthwise else "in groups"
+    try:
+        modelled = _times(product, plan, _Streams(config, largest))
+    except UsageError as error:
+        return Reason(f"{kind}: {error}")
+    return Reason(kind, modelled) if modelled.host <= modelled.array else None
 
 
 def _times(product: Product, plan: Plan, alone: "_Streams") -> Times:

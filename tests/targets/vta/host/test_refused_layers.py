@@ -1,4 +1,5 @@
-"""What an array cannot run at all is refused when compiling, all layers at once, with their lines."""
+"""What an array cannot run at all is refused when compiling, all layers at once, with their lines; what is in
+groups is left to the host."""
 
 import json
 from importlib.resources import files
@@ -48,3 +49,37 @@ def test_layers_are_named_with_their_lines(place: Path, capsys: pytest.CaptureFi
     assert "model.py:11: x = self.conv(x)" in shown
     assert "model.py:12: return self.fc(x.mean((2, 3)))" in shown
     assert not (place / "out").exists()
+
+
+GROUPED = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.depthwise = torch.nn.Conv2d(8, 8, 3, groups=8)
+        self.grouped = torch.nn.Conv2d(8, 8, 1, groups=2)
+
+    def forward(self, x):
+        return self.grouped(self.depthwise(x).relu()).mean((2, 3))
+
+model = Net()
+batch = (torch.randn(2, 8, 6, 6), torch.zeros(2).long())
+"""
+
+
+def test_what_is_in_groups_goes_to_the_host_which_says_why(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "model.py").write_text(GROUPED)
+    target = f"fpga:{place / 'tiny.json'}"
+    assert run(place / "model.py", "--target", target, "--passes", "none", "-o", place / "out") == 0
+    capsys.readouterr()
+    assert run("report", place / "out") == 0
+    shown = capsys.readouterr().out
+    why = "the scratchpads of 1x16_i8w8a32_15_15_18_7 are too small for any part of it"
+    layers = [line for line in shown.splitlines() if line.endswith(("model.py:11",))]
+    assert [f"{kind}: {why}" in line for line in layers for kind in ["depthwise", "in groups"]].count(
+        True
+    ) == len(layers)
+    assert len(layers) == 5  # the first one has no input gradient
