@@ -65,7 +65,6 @@ class Row:
         return bool(self.error <= self.bound)
 
 
-
 def eager_step(
     task: Task, dtype: torch.dtype, layout: torch.memory_format, rates: Any, seed: int, step: int
 ) -> Values:

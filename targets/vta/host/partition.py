@@ -96,8 +96,8 @@ def assign(products: Iterable[Product], config: Config, largest: int = LARGEST_T
     for product in products:
         try:
             plan = _plan(product, config)
-        except Unsuitable as reason:
-            left[product.name] = Reason(str(reason))
+        except Unsuitable as unsuitable:
+            left[product.name] = Reason(str(unsuitable))
             continue
         reason = _host_reason(product, plan, config, largest) if plan.conv.groups > 1 else None
         if reason is not None:
