@@ -2,7 +2,7 @@
 
     python benchmarks/roof.py
 
-The probes are kernels compiled as the program's are: independent chains of one instruction, and a copy and a
+The probes are kernels compiled as the program's are: independent chains of one multiply-add, and a copy and a
 sum of more memory than caches hold. `best` of many runs: nothing makes a machine faster than it is.
 """
 
@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,11 @@ from e2compile.targets.llvm.dot import takes_signed
 from e2compile.targets.llvm.emit import arguments, fetch, function, keep, load, registers, store, zero
 from e2compile.targets.llvm.machine import Machine, host
 
-# Chains that keep two units with a latency of four cycles busy, and then some.
-_CHAINS = 12
+# Each of so many left vectors times each right one: chains that keep two units with a latency of four cycles
+# busy, in 16 registers. The left ones are read anew, or LLVM would multiply once for all steps.
+_LEFTS, _RIGHTS = 2, 4
+_CHAINS = _LEFTS * _RIGHTS
+_READ = 128
 _STEPS = 1 << 20
 # A new thread may share its maker's core for a while.
 _LEAST_SECONDS = 1.0
@@ -63,18 +67,21 @@ def measured() -> Roof:
 def _product_rate(machine: Machine, arithmetic: Arithmetic, depth: int) -> float:
     lanes, tasks, dtype = machine.lanes, machine.threads, arithmetic.dtype
     with function("main") as builder:
-        given = arguments({"x": (2 * lanes,), "y": (tasks * _CHAINS * lanes,)}, {"x": dtype, "y": dtype})
+        x_shape = ((_READ * _LEFTS + _RIGHTS) * lanes,)
+        given = arguments({"x": x_shape, "y": (tasks * _CHAINS * lanes,)}, {"x": dtype, "y": dtype})
         with T.parallel(tasks) as task:
-            left, right = (load(given["x"], at, lanes) for at in (0, lanes))
+            rights = [load(given["x"], (_READ * _LEFTS + number) * lanes, lanes) for number in range(_RIGHTS)]
             sums = registers([lanes] * _CHAINS, dtype)
             for register in sums:
                 keep(register, zero(lanes, dtype), lanes)
-            with T.serial(_STEPS):
-                for register in sums:
+            with T.serial(_STEPS) as step:
+                places = [(step % _READ * _LEFTS + number) * lanes for number in range(_LEFTS)]
+                lefts = [load(given["x"], place, lanes) for place in places]
+                for register, (left, right) in zip(sums, product(lefts, rights), strict=True):
                     arithmetic.add(register, left, right, lanes)
             for number, register in enumerate(sums):
                 store(given["y"], (task * _CHAINS + number) * lanes, fetch(register, lanes), lanes)
-    arrays = (np.zeros(2 * lanes, dtype), np.zeros(tasks * _CHAINS * lanes, dtype))
+    arrays = (np.zeros(x_shape, dtype), np.zeros(tasks * _CHAINS * lanes, dtype))
     return 2 * depth * tasks * _CHAINS * _STEPS * lanes / _seconds(builder.get(), *arrays) / 1e9
 
 
