@@ -217,8 +217,9 @@ def main() -> None:
             found = measure(model, batch, rounds, options.variant or list(PROGRAMS))
             rows += found
             print(*map(line, found), sep="\n", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps({"machine": machine.describe(), "rows": rows}, indent=1) + "\n")
+            if options.json:
+                content = {"machine": machine.describe(), "rows": rows}
+                options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
