@@ -51,7 +51,7 @@ class OutputWidth:
         users = list(y.users)
         with y.graph.inserting_before(y.next):
             unit = step_of(write, largest(write, y), levels, "power")
-            left = write(aten.mul.Tensor, rounded(write, y, unit, -levels, levels - 1), unit)
+            left = write(aten.mul.Tensor, rounded(write, y, unit, "power", -levels, levels - 1), unit)
         for user in users:
             user.replace_input_with(y, left)
 

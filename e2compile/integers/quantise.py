@@ -97,13 +97,18 @@ def step_of(write: Writer, maximum: fx.Node, levels: int, scale: Scale) -> fx.No
     return write(aten.mul.Scalar, maximum, 1 / levels)
 
 
-def rounded(write: Writer, x: fx.Node, step: fx.Node, low: int, high: int) -> fx.Node:
+def rounded(write: Writer, x: fx.Node, step: fx.Node, scale: Scale, low: int, high: int) -> fx.Node:
     """clamp(floor(x / step + 0.5), low, high) in float32.
 
-    A division, not a product with the reciprocal: a product and a sum may be fused, and would then
-    round once on one machine and twice on another.
+    By a power of two it is divided as a product with the reciprocal, which is exact and takes a fraction of
+    the time. Other steps are divided by: a product and a sum may be fused, and would then round once on one
+    machine and twice on another.
     """
-    shifted = write(aten.add.Scalar, write(aten.div.Tensor, x, step), 0.5)
+    if scale == "power":
+        quotient = write(aten.mul.Tensor, x, write(aten.reciprocal.default, step))
+    else:
+        quotient = write(aten.div.Tensor, x, step)
+    shifted = write(aten.add.Scalar, quotient, 0.5)
     return write(aten.clamp.default, write(aten.floor.default, shifted), low, high)
 
 
@@ -111,8 +116,8 @@ def activation(write: Writer, x: fx.Node, maximum: fx.Node, bits: int, scale: Sc
     """Codes of an activation: uint8, 0 .. 2^bits - 1, where it cannot be negative, else int8."""
     if is_non_negative(x):
         step = step_of(write, maximum, 2**bits, scale)
-        return Codes(write.cast(rounded(write, x, step, 0, 2**bits - 1), torch.uint8), step)
-    return _signed(write, x, step_of(write, maximum, 2 ** (bits - 1), scale), bits)
+        return Codes(write.cast(rounded(write, x, step, scale, 0, 2**bits - 1), torch.uint8), step)
+    return _signed(write, x, maximum, bits, scale)
 
 
 def weight(write: Writer, w: fx.Node, bits: int, scale: Scale, by_channel: bool) -> Codes:
@@ -122,18 +127,19 @@ def weight(write: Writer, w: fx.Node, bits: int, scale: Scale, by_channel: bool)
         maximum = write(aten.view.default, maximum, [-1, 1, 1, 1])
     else:
         maximum = write(aten.amax.default, maximum, [0])
-    return _signed(write, w, step_of(write, maximum, 2 ** (bits - 1), scale), bits)
+    return _signed(write, w, maximum, bits, scale)
 
 
-def _signed(write: Writer, x: fx.Node, step: fx.Node, bits: int) -> Codes:
+def _signed(write: Writer, x: fx.Node, maximum: fx.Node, bits: int, scale: Scale) -> Codes:
     limit = 2 ** (bits - 1)
-    return Codes(write.cast(rounded(write, x, step, -limit, limit - 1), torch.int8), step)
+    step = step_of(write, maximum, limit, scale)
+    return Codes(write.cast(rounded(write, x, step, scale, -limit, limit - 1), torch.int8), step)
 
 
 def gradient(write: Writer, g: fx.Node, maximum: fx.Node, scale: Scale, needs_low: bool) -> Planes:
     """The 16-bit codes of an output gradient as byte planes."""
     step = step_of(write, maximum, 2**15, scale)
-    codes = rounded(write, g, step, -LARGEST, LARGEST)
+    codes = rounded(write, g, step, scale, -LARGEST, LARGEST)
     high, low = (write.cast(plane, torch.int8) for plane in planes(write, codes))
     low.meta["unit"] = LOW_UNIT
     return Planes(codes, high, low if needs_low else None, step)
