@@ -42,7 +42,7 @@ from e2compile.targets.llvm import CPU
 
 MODELS = ("resnet20", "resnet74", "mobilenet_v2", "vgg16_bn")
 PASSES: dict[str, tuple[Pass, ...]] = {"fp32": (), "psg": (SignPredict(),)}
-_INTEGER = "integer_"
+_INTEGER, _PLANES = "integer_", "planes_"
 _WARM_UP = 2
 # oneDNN's idle threads spin for a while, on the cores that TVM's then need.
 _PARK_SECONDS = 0.02
@@ -75,7 +75,7 @@ class Row:
 def lowered(graph: TrainingGraph, kernels: Kernels) -> tuple[IRModule, dict[str, Any]]:
     """A step as a module, and by its name the workload of each kernel that has one, with its method."""
     lowering = Lowering(kernels)
-    fusion = fused(entry_points(graph.step).step)
+    fusion = fused(entry_points(graph.step).step, has_planes=kernels.has_planes)
     lowering.function("step", fusion, state_orders(fusion.step))
     workloads = {
         str(variable.name_hint): key[:2]
@@ -121,7 +121,7 @@ def onednn(method: str, conv: Convolution) -> float:
     x, dy = (torch.randn(shape).permute(0, 3, 1, 2) for shape in (conv.x_shape, conv.y_shape))
     weight = torch.randn(conv.weight_shape).permute(3, 2, 0, 1).contiguous(memory_format=last)
     how = (conv.stride, conv.padding, conv.dilation)
-    kind = method.removeprefix(_INTEGER)
+    kind = method.removeprefix(_INTEGER).removeprefix(_PLANES)
     mask = [kind == "input_gradient", kind == "weight_gradient", False]
 
     def forward() -> object:
@@ -153,8 +153,9 @@ def rows(name: str, variant: str, size: int, rounds: int, limits: roof.Roof) -> 
     for kernel, (calls, seconds, moved) in timed(program, size, rounds).items():
         method, workload = workloads.get(kernel, ("", None))
         if isinstance(workload, Convolution):
-            limit = limits.integer_rate if method.startswith(_INTEGER) else limits.float_rate
-            rate = 2e-9 * workload.macs / seconds
+            is_integer, planes = method.startswith((_INTEGER, _PLANES)), 1 + method.startswith(_PLANES)
+            limit = limits.integer_rate if is_integer else limits.float_rate
+            rate = 2e-9 * workload.macs * planes / seconds
             ratio = onednn(method, workload) / seconds
             what = described(method, workload)
             result.append(Row(name, variant, kernel, what, calls, seconds, rate, rate / limit, ratio))

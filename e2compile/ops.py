@@ -209,6 +209,33 @@ def _(grad: Tensor, _: Tensor, size: Sequence[int], *__: Any) -> Tensor:
     return grad.new_empty(list(size), dtype=torch.int32)
 
 
+@torch.library.custom_op("e2::planes_input_gradient", mutates_args=())
+def planes_input_gradient(
+    high: Tensor,
+    low: Tensor,
+    weight: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """256 * float32(dx of high) + float32(dx of low), float32 [N, C, H, W]: `integer_input_gradient` of both.
+
+    high and low are the int8 planes [N, O, OH, OW] of codes of a magnitude of at most 32,639. Only the
+    lowering makes such calls.
+    """
+    geometry = (size, stride, padding, dilation, groups)
+    dx, rest = (integer_input_gradient(plane, weight, *geometry) for plane in (high, low))
+    total: Tensor = dx.to(torch.float32) * 256.0 + rest.to(torch.float32)
+    return total
+
+
+@planes_input_gradient.register_fake
+def _(high: Tensor, _: Tensor, __: Tensor, size: Sequence[int], *___: Any) -> Tensor:
+    return high.new_empty(list(size), dtype=torch.float32)
+
+
 @torch.library.custom_op("e2::integer_weight_gradient", mutates_args=())
 def integer_weight_gradient(
     x: Tensor,
@@ -243,5 +270,6 @@ DECOMPOSITIONS = {BATCH_NORM: _live_norm}
 POWER_OF_TWO_ABOVE = torch.ops.e2.power_of_two_above.default
 INTEGER_CONVOLUTION = torch.ops.e2.integer_convolution.default
 INTEGER_INPUT_GRADIENT = torch.ops.e2.integer_input_gradient.default
+PLANES_INPUT_GRADIENT = torch.ops.e2.planes_input_gradient.default
 INTEGER_WEIGHT_GRADIENT = torch.ops.e2.integer_weight_gradient.default
 PRODUCTS = (INTEGER_CONVOLUTION, INTEGER_INPUT_GRADIENT, INTEGER_WEIGHT_GRADIENT)

@@ -59,6 +59,10 @@ class Kernels(Protocol):
     The integer kernels take int8, or uint8 for an x that is not `signed`, and give int32.
     """
 
+    @property
+    def has_planes(self) -> bool:
+        """Whether `planes_input_gradient` is to be called for the input gradients of two byte planes."""
+
     def loop(self, loop: Loop) -> PrimFunc: ...
 
     def convolution(self, conv: Convolution, bias: bool, gated: bool = False) -> PrimFunc: ...
@@ -70,6 +74,9 @@ class Kernels(Protocol):
     def integer_convolution(self, conv: Convolution, signed: bool, gated: bool = False) -> PrimFunc: ...
 
     def integer_input_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc: ...
+
+    def planes_input_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:
+        """(high, low, weight, dx): dx is float32, see e2.planes_input_gradient."""
 
     def integer_weight_gradient(self, conv: Convolution, signed: bool, gated: bool = False) -> PrimFunc: ...
 

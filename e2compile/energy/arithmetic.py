@@ -19,6 +19,7 @@ from e2compile.ops import (
     INTEGER_INPUT_GRADIENT,
     INTEGER_WEIGHT_GRADIENT,
     MOMENTS,
+    PLANES_INPUT_GRADIENT,
     POWER_OF_TWO_ABOVE,
     UNIFORM,
 )
@@ -195,6 +196,13 @@ def _integers(node: fx.Node) -> Amounts:
     return {"mac.int8": _taps(node.args[2], _size(node.args[1]))}
 
 
+def _planes(node: fx.Node) -> Amounts:
+    """Each plane's products; the higher one's times 256, and their sum."""
+    size = _size(node)
+    macs = 2 * _taps(node.args[2], _size(node.args[0]))
+    return {"mac.int8": macs, "multiply.float32": size, "add.float32": size}
+
+
 RULES: dict[Any, Callable[[fx.Node], Amounts]] = {
     **dict.fromkeys([*kinds.ARITHMETIC, *kinds.COMPARISONS, *_CHOICES], _each("add")),
     **dict.fromkeys(_PRODUCTS, _each("multiply")),
@@ -212,5 +220,6 @@ RULES: dict[Any, Callable[[fx.Node], Amounts]] = {
     aten.mm.default: _product,
     aten.convolution.default: _convolution,
     aten.convolution_backward.default: _convolution_backward,
+    PLANES_INPUT_GRADIENT: _planes,
     **dict.fromkeys([INTEGER_CONVOLUTION, INTEGER_INPUT_GRADIENT, INTEGER_WEIGHT_GRADIENT], _integers),
 }

@@ -16,6 +16,7 @@ from e2compile.ops import (
     INTEGER_INPUT_GRADIENT,
     INTEGER_WEIGHT_GRADIENT,
     MOMENTS,
+    PLANES_INPUT_GRADIENT,
     UNIFORM,
 )
 
@@ -27,7 +28,7 @@ LOST = -1
 
 # A conditional's results are sums over the batch: see regions, which makes sure of it.
 _WHOLE = (INTEGER_WEIGHT_GRADIENT, MOMENTS, aten.any.default, torch.ops.higher_order.cond)
-_LIKE_FIRST = (aten.convolution.default, INTEGER_INPUT_GRADIENT, *POOLS)
+_LIKE_FIRST = (aten.convolution.default, INTEGER_INPUT_GRADIENT, PLANES_INPUT_GRADIENT, *POOLS)
 
 
 def batch_axes(graph: StepGraph) -> dict[fx.Node, Axis]:

@@ -15,7 +15,12 @@ from e2compile.lower.loop import Buffer, Load, Loop, View
 from e2compile.lower.scalar import dtype_text
 from e2compile.lower.views import Shape, shape_of, source_of, squeezed
 from e2compile.lower.workload import Convolution, Pool
-from e2compile.ops import INTEGER_CONVOLUTION, INTEGER_INPUT_GRADIENT, INTEGER_WEIGHT_GRADIENT
+from e2compile.ops import (
+    INTEGER_CONVOLUTION,
+    INTEGER_INPUT_GRADIENT,
+    INTEGER_WEIGHT_GRADIENT,
+    PLANES_INPUT_GRADIENT,
+)
 
 aten = torch.ops.aten
 
@@ -72,6 +77,8 @@ def _call(node: fx.Node, layout: Layout) -> Call:
         return _gradient(node)
     if node.target in _INTEGER:
         return _INTEGER[node.target](node)
+    if node.target is PLANES_INPUT_GRADIENT:
+        return _planes_input_gradient(node)
     return _pool_gradient(node) if "backward" in str(node.target) else _pool(node)
 
 
@@ -123,6 +130,13 @@ def _integer_input_gradient(node: fx.Node) -> Call:
     conv = _convolution(tuple(size), shape_of(w), *geometry)  # type: ignore
     operands = (_activation(grad, conv.y_shape), _weight(w, conv))  # type: ignore[arg-type]
     return _integers("integer_input_gradient", node, conv, operands, conv.x_shape)
+
+
+def _planes_input_gradient(node: fx.Node) -> Call:
+    high, low, w, size, *geometry = node.args
+    conv = _convolution(tuple(size), shape_of(w), *geometry)  # type: ignore
+    operands = (_activation(high, conv.y_shape), _activation(low, conv.y_shape), _weight(w, conv))  # type: ignore
+    return Call("planes_input_gradient", conv, operands, (Result(node, conv.x_shape),))
 
 
 def _integer_weight_gradient(node: fx.Node) -> Call:

@@ -6,20 +6,22 @@ from e2compile.graph import StepGraph, insert
 from e2compile.lower.fuse import Fusion, holder
 from e2compile.lower.inline import inlined, origin
 from e2compile.lower.kinds import check
+from e2compile.lower.planes import joined
 from e2compile.lower.recompute import recomputed
 
 aten = torch.ops.aten
 
 
-def fused(graph: StepGraph, memory_bytes: int | None = None) -> Fusion:
+def fused(graph: StepGraph, memory_bytes: int | None = None, has_planes: bool = False) -> Fusion:
     """The groups of a graph's calls, those that the backward pass runs again among them.
 
-    With `memory_bytes` a step holds no more than that, its arguments included. Raises CompileError for
-    operators without a lowering, and for a budget that no recomputation reaches.
+    `has_planes` is a target's: see e2compile.targets.base. With `memory_bytes` a step holds no more than
+    that, its arguments included. Raises CompileError for operators without a lowering, and for a budget that
+    no recomputation reaches.
     """
     flat = inlined(_moved_by_calls(graph))
     check(flat.graph)
-    flat = recomputed(flat)
+    flat = recomputed(joined(flat) if has_planes else flat)
     if memory_bytes is None:
         return Fusion(flat)
     # not above: a program from the cache does without TVM

@@ -41,6 +41,8 @@ def _tiles(contraction: Contraction, machine: Machine) -> Sequence[RegisterTile 
         return gradient_plan.plan(conv, machine, Floats()).tiles
     if contraction.method == "integer_weight_gradient":
         return integer_gradient.integer_plan(conv, machine).tiles
+    if contraction.method == "planes_input_gradient":
+        return integer_gather.planes_plan(conv, machine).tiles
     if contraction.method in _FLOATS:
         return gather_plan.plan(conv, transposed, machine, Floats()).tiles
     return integer_gather.integer_plan(conv, transposed, machine, contraction.signed).tiles

@@ -53,7 +53,7 @@ def forward(
     shapes = inputs | start | gate(conv, gated) | {"y": conv.y_shape}
     with function(name) as builder:
         given = arguments(shapes)
-        memory = Memory(given["x"], given["weight"], given.get("bias"), given["y"], samples(conv, given))
+        memory = Memory((given["x"],), given["weight"], given.get("bias"), given["y"], samples(conv, given))
         gather(plan(conv, False, machine, Floats(), tile), memory)
     return builder.get()
 
@@ -69,7 +69,7 @@ def input_gradient(
     shapes = {"dy": conv.y_shape, "weight": conv.weight_shape} | gate(conv, gated) | {"dx": conv.x_shape}
     with function(name) as builder:
         given = arguments(shapes)
-        memory = Memory(given["dy"], given["weight"], None, given["dx"], samples(conv, given))
+        memory = Memory((given["dy"],), given["weight"], None, given["dx"], samples(conv, given))
         gather(plan(conv, True, machine, Floats(), tile), memory)
     return builder.get()
 
@@ -150,7 +150,7 @@ def _tasks(plan: Plan, memory: Memory, groups: int) -> Iterator[tuple[Any, Any, 
         row = T.bind(task % rows)
         first = T.bind(task // rows % waves * together)
         places = [T.bind(memory.live[least(first + i, number - 1)]) for i in range(together)]
-        yield T.bind(task // rows // waves), row, source_rows(plan, memory.source, row, places)
+        yield T.bind(task // rows // waves), row, source_rows(plan, memory.sources, row, places)
 
 
 def _runs(plan: Plan) -> Iterator[tuple[Lattice, Tile, Any]]:

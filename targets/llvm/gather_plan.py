@@ -12,14 +12,19 @@ from e2compile.targets.llvm.emit import Samples
 from e2compile.targets.llvm.machine import Machine
 from e2compile.targets.llvm.tiling import RegisterTile, priced
 
+# What one of a high byte plane is of a low one's.
+PLANE = 256
 _NARROW = 16
 
 
 @dataclass(frozen=True)
 class Memory:
-    """The arguments of the function: what is gathered, by which weights, from which start, to where."""
+    """The arguments of the function: what is gathered, by which weights, from which start, to where.
 
-    source: Any
+    `sources` are one buffer, or the high and the low byte plane of one.
+    """
+
+    sources: tuple[Any, ...]
     weight: Any
     start: Any
     target: Any
@@ -30,7 +35,8 @@ class Memory:
 class Plan:
     """A gather: along which axes, over how many source and target channels in each of `parts` parts.
 
-    A depthwise one is a single part in which each target channel reads its own source channel.
+    A depthwise one is a single part in which each target channel reads its own source channel. Each of
+    `planes` byte planes of the source has sums of its own.
     """
 
     conv: Convolution
@@ -44,6 +50,7 @@ class Plan:
     machine: Machine
     arithmetic: Arithmetic
     chosen: RegisterTile | None
+    planes: int = 1
 
     @cached_property
     def lattices(self) -> list[Lattice]:
@@ -56,7 +63,8 @@ class Plan:
     @property
     def tiles(self) -> list[RegisterTile]:
         """All that can be chosen, by estimated cost."""
-        found = priced(self.lattices, self.targets, self.conv.batch, self.depthwise, self.machine)
+        shape = (self.lattices, self.targets, self.conv.batch, self.depthwise)
+        found = priced(*shape, self.machine, self.planes)
         return [tile for _, tile in sorted(found, key=lambda pick: pick[0])]
 
     @cached_property
@@ -95,6 +103,7 @@ def plan(
     machine: Machine,
     arithmetic: Arithmetic,
     tile: RegisterTile | None = None,
+    planes: int = 1,
 ) -> Plan:
     """The gather of a forward pass; transposed, that of an input gradient. By default with the best tile."""
     conv = folded(conv)
@@ -104,7 +113,7 @@ def plan(
     sources, targets = (outer, inner) if transposed else (inner, outer)
     machine = arithmetic.fitted(machine)
     return Plan(
-        conv, *axes, parts, sources, targets, transposed, conv.is_depthwise, machine, arithmetic, tile
+        conv, *axes, parts, sources, targets, transposed, conv.is_depthwise, machine, arithmetic, tile, planes
     )
 
 

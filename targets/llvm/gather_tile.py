@@ -6,6 +6,7 @@ from itertools import product
 from typing import Any
 
 import tvm.tirx.script.builder as T
+from tvm import tirx
 
 from e2compile.targets.llvm.axis import Lattice, Tile
 from e2compile.targets.llvm.blocks import Group
@@ -17,10 +18,11 @@ from e2compile.targets.llvm.emit import (
     registers,
     splat,
     store,
+    typed,
     when,
     zero,
 )
-from e2compile.targets.llvm.gather_plan import Memory, Plan
+from e2compile.targets.llvm.gather_plan import PLANE, Memory, Plan
 from e2compile.targets.llvm.offsets import Offsets
 from e2compile.targets.llvm.source_rows import Line, SourceRows, source_row
 from e2compile.targets.llvm.tiling import fits_reuse
@@ -53,7 +55,7 @@ class GatherTile:
     site: Site
 
     def emit(self) -> None:
-        cells = range(len(self._places) * self.tile.size)
+        cells = range(len(self.site.rows.numbers) * self.tile.size)
         widths = [width for _, _, width in self._vectors()]
         sums = [registers(widths, self.plan.arithmetic.dtype) for _ in cells]
         for cell in cells:
@@ -63,7 +65,8 @@ class GatherTile:
             with when(inside):
                 self._sum_row(sums, tap_row, T.bind(row))
         for sample, position in product(range(len(self._places)), range(self.tile.size)):
-            self._end(sums[sample * self.tile.size + position], sample, position)
+            numbers = self.site.rows.numbers[sample :: len(self._places)]
+            self._end([sums[number * self.tile.size + position] for number in numbers], sample, position)
 
     @property
     def _places(self) -> list[Any]:
@@ -81,13 +84,24 @@ class GatherTile:
             value = zero(width, dtype) if start is None else load(start, self.site.channel + first, width)
             keep(sums[number], value, width)
 
-    def _end(self, sums: list[Any], sample: int, position: int) -> None:
+    def _end(self, planes: list[list[Any]], sample: int, position: int) -> None:
         columns = self.plan.columns
         column = self.lattice.start + self.lattice.step * (self._first_position() + position)
         line = self._places[sample] * self.plan.rows.target + self.site.row
         index = (line * columns.target + column) * self.plan.target_pitch + self.site.channel
         for (number, first, _), width in zip(self._vectors(), self.group.widths, strict=True):
-            store(self.memory.target, index + first, fetch(sums[number], width), width)
+            value = self._joined([fetch(sums[number], width) for sums in planes], width)
+            store(self.memory.target, index + first, value, width)
+
+    def _joined(self, planes: list[Any], width: int) -> Any:
+        """A sum as the target has it: the byte planes' sums are float32 before they are added."""
+        dtype = self.memory.target.dtype
+        if dtype == self.plan.arithmetic.dtype:
+            return planes[0]
+        value, *rest = [T.Cast(typed(dtype, width), plane) for plane in planes]
+        for low in rest:
+            value = value * splat(tirx.const(PLANE, dtype), width) + low
+        return value
 
     def _first_position(self) -> Any:
         return self.tile.first + self.run * self.tile.size
@@ -100,15 +114,15 @@ class GatherTile:
         origin = T.bind(self.weights.origin(self.site.channel) + tap_row * strides.row)
         column = self.lattice.stride * self._first_position()
         first = self.site.channel if self.plan.depthwise else self.site.part * self.plan.sources
-        rows, samples = self.site.rows, range(len(self._places))
-        bases = [T.bind(rows.element(sample, tap_row, row, column) + first) for sample in samples]
+        rows = self.site.rows
+        bases = [T.bind(rows.element(number, tap_row, row, column) + first) for number in rows.numbers]
         if self.plan.depthwise:
-            lines = [rows.line(base) for base in bases]
+            lines = [rows.line(number, base) for number, base in enumerate(bases)]
             self._sum_own_channels(sums, pointer(self.weights.buffer, origin), lines)
             return
         with T.serial(self.steps) as step:
             channel = T.bind(self.plan.arithmetic.channel(step, self.plan.sources))
-            lines = [rows.line(base + channel) for base in bases]
+            lines = [rows.line(number, base + channel) for number, base in enumerate(bases)]
             self._sum_channel(sums, pointer(self.weights.buffer, origin + step * strides.channel), lines)
 
     def _add_offsets(self, offsets: Offsets, sums: list[list[Any]], tap_row: Any) -> None:
@@ -132,7 +146,7 @@ class GatherTile:
                 (tap, number): self._weight(matrix, tap, first, width)
                 for tap, (number, first, width) in product(taps, self._vectors())
             }
-            for (sample, line), (offset, pairs) in product(enumerate(lines), self.tile.reads):
+            for (row, line), (offset, pairs) in product(enumerate(lines), self.tile.reads):
                 used = [(position, tap) for position, tap in pairs if tap in taps]
                 if not used:
                     continue
@@ -140,7 +154,7 @@ class GatherTile:
                 value = self.plan.arithmetic.source(line.buffer, place, self.plan.sources)
                 wide = {width: T.bind(splat(value, width)) for _, _, width in self._vectors()}
                 for (position, tap), (number, _, width) in product(used, self._vectors()):
-                    target = sums[sample * self.tile.size + position][number]
+                    target = sums[row * self.tile.size + position][number]
                     self.plan.arithmetic.add(target, wide[width], weights[tap, number], width)
 
     def _tap_groups(self, cells: int) -> list[range]:
@@ -154,9 +168,9 @@ class GatherTile:
         """Vectors of source channels, each times its own weight."""
         for number, first, width in self._vectors():
             weights = [self._weight(matrix, tap, first, width) for tap in range(len(self.lattice.taps))]
-            for (sample, line), (offset, pairs) in product(enumerate(lines), self.tile.reads):
+            for (row, line), (offset, pairs) in product(enumerate(lines), self.tile.reads):
                 place = line.origin + offset * self.plan.source_pitch + first
                 value = self.plan.arithmetic.vector(line.buffer, place, width)
                 for position, tap in pairs:
-                    target = sums[sample * self.tile.size + position][number]
+                    target = sums[row * self.tile.size + position][number]
                     self.plan.arithmetic.add(target, value, weights[tap], width)

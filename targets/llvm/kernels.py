@@ -30,6 +30,10 @@ class LlvmKernels:
     machine: Machine
     choices: Choices = ()
 
+    @property
+    def has_planes(self) -> bool:
+        return True
+
     def loop(self, loop: Loop) -> PrimFunc:
         return (reduction if loop.reduces else elementwise)(loop, self.machine)
 
@@ -61,6 +65,10 @@ class LlvmKernels:
     def integer_input_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:
         choice = self._choice("integer_input_gradient", conv)
         return integer_gather.integer_input_gradient(conv, self.machine, gated, choice)
+
+    def planes_input_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:
+        choice = self._choice("planes_input_gradient", conv)
+        return integer_gather.planes_input_gradient(conv, self.machine, gated, choice)
 
     def integer_weight_gradient(self, conv: Convolution, signed: bool, gated: bool = False) -> PrimFunc:
         choice = self._choice("integer_weight_gradient", conv, signed)

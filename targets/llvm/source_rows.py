@@ -7,8 +7,8 @@ import tvm.tirx.script.builder as T
 from tvm import tirx
 
 from e2compile.targets.llvm.blocks import groups
-from e2compile.targets.llvm.emit import at, pointer, scratch, store, typed, when
-from e2compile.targets.llvm.gather_plan import Plan
+from e2compile.targets.llvm.emit import at, pointer, scratch, splat, store, typed, when
+from e2compile.targets.llvm.gather_plan import PLANE, Plan
 
 
 @dataclass(frozen=True)
@@ -21,29 +21,35 @@ class Line:
 
 @dataclass(frozen=True)
 class SourceRows:
-    """What a target row of the samples at `places` is made of: `buffer` is the whole source, or a copy.
+    """What a target row of the samples at `places` is made of: `buffers` are the whole source, or its byte
+    planes, or a copy of their rows.
 
-    Copied rows are in the order of samples, then of kernel rows.
+    A number is that of a sample of the first plane, then of the second. Copied rows are in the order of
+    these, then of kernel rows.
     """
 
     plan: Plan
-    buffer: Any
+    buffers: tuple[Any, ...]
     places: list[Any]
     is_copy: bool
 
-    def element(self, sample: int, tap_row: Any, row: Any, pixel: Any) -> Any:
+    @property
+    def numbers(self) -> range:
+        return range(self.plan.planes * len(self.places))
+
+    def element(self, number: int, tap_row: Any, row: Any, pixel: Any) -> Any:
         """The first channel of a pixel of source row `row`, which kernel row `tap_row` sees."""
         if self.is_copy:
-            line = sample * self.plan.rows.kernel + tap_row
+            line = number * self.plan.rows.kernel + tap_row
         else:
-            line = self.places[sample] * self.plan.rows.source + row
+            line = self.places[number % len(self.places)] * self.plan.rows.source + row
         return (line * self.plan.columns.source + pixel) * self.plan.source_pitch
 
-    def line(self, element: Any) -> Line:
+    def line(self, number: int, element: Any) -> Line:
         """A copy is read as what it was written to: through a pointer, TVM would tell LLVM it is another."""
         if self.is_copy:
-            return Line(self.buffer, T.bind(element))
-        return Line(pointer(self.buffer, element), 0)
+            return Line(self.buffers[0], T.bind(element))
+        return Line(pointer(self.buffers[number // len(self.places)], element), 0)
 
 
 def source_row(plan: Plan, row: Any, tap_row: Any) -> tuple[Any, Any]:
@@ -54,26 +60,34 @@ def source_row(plan: Plan, row: Any, tap_row: Any) -> tuple[Any, Any]:
     return scaled // axis.divisor, inside
 
 
-def source_rows(plan: Plan, source: Any, row: Any, places: list[Any]) -> SourceRows:
-    """The rows of target row `row` of some samples, copied if the arithmetic wants them in another type."""
-    whole = SourceRows(plan, source, places, False)
+def source_rows(plan: Plan, sources: tuple[Any, ...], row: Any, places: list[Any]) -> SourceRows:
+    """The rows of target row `row` of some samples, copied if the arithmetic wants them in another type.
+
+    Byte planes that the plan has no sums of their own for are put together then.
+    """
+    whole = SourceRows(plan, sources, places, False)
     dtype = plan.arithmetic.source_dtype
     if dtype is None:
         return whole
     size = plan.columns.source * plan.source_pitch
-    copy = SourceRows(plan, scratch(len(places) * plan.rows.kernel * size, dtype), places, True)
+    copy = SourceRows(plan, (scratch(len(whole.numbers) * plan.rows.kernel * size, dtype),), places, True)
     with T.serial(plan.rows.kernel) as tap_row:
         seen, inside = source_row(plan, row, tap_row)
         with when(inside):
-            for sample in range(len(places)):
-                line = pointer(source, T.bind(whole.element(sample, tap_row, seen, 0)))
-                _copy(line, copy.buffer, T.bind(copy.element(sample, tap_row, seen, 0)), size, plan)
+            for number in whole.numbers:
+                first = T.bind(whole.element(number, tap_row, seen, 0))
+                own = sources[number // len(places) :: plan.planes]
+                lines = [pointer(source, first) for source in own]
+                _copy(lines, copy.buffers[0], T.bind(copy.element(number, tap_row, seen, 0)), size, plan)
     return copy
 
 
-def _copy(line: Any, to: Any, origin: Any, size: int, plan: Plan) -> None:
+def _copy(lines: list[Any], to: Any, origin: Any, size: int, plan: Plan) -> None:
     for group in groups(size, 2 * plan.machine.lanes, 1):
         (width,) = group.widths
         with T.serial(group.repeat) as number:
             place = T.bind(group.start + number * width)
-            store(to, origin + place, T.Cast(typed(to.dtype, width), line[at(place, width)]), width)
+            value, *rest = [T.Cast(typed(to.dtype, width), line[at(place, width)]) for line in lines]
+            for low in rest:
+                value = value * splat(tirx.const(PLANE, to.dtype), width) + low
+            store(to, origin + place, value, width)

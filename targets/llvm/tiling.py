@@ -36,18 +36,24 @@ def fits_reuse(accumulators: int, vectors: int, taps: int, machine: Machine) -> 
 
 
 def priced(
-    lattices: Sequence[Lattice], channels: int, batch: int, depthwise: bool, machine: Machine
+    lattices: Sequence[Lattice],
+    channels: int,
+    batch: int,
+    depthwise: bool,
+    machine: Machine,
+    planes: int,
 ) -> Iterator[tuple[float, RegisterTile]]:
     """The tiles that fit the registers, each with its estimated cycles a sample, over all lattices of a row.
 
     Where there are several lattices, their best numbers of positions go together, then their second best.
+    A sample has accumulators for each of `planes` byte planes.
     """
     numbers = group_sizes(channels, machine.lanes, _MOST_VECTORS)
     for samples, vectors in product(range(1, min(batch, _MOST_SAMPLES) + 1), numbers):
-        room = (machine.registers - 2 - vectors) // (samples * vectors)
+        room = (machine.registers - 2 - vectors) // (samples * planes * vectors)
         if room < 1:
             continue
-        shape = _Shape(samples, vectors, channels, depthwise, machine)
+        shape = _Shape(samples * planes, vectors, channels, depthwise, machine)
         sizes = [sorted(_sizes(lattice, room, shape)) for lattice in lattices]
         for rank in range(max(map(len, sizes))):
             picks = [ranked[min(rank, len(ranked) - 1)] for ranked in sizes]

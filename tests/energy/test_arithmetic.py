@@ -15,6 +15,7 @@ from e2compile.ops import (
     INTEGER_INPUT_GRADIENT,
     INTEGER_WEIGHT_GRADIENT,
     MOMENTS,
+    PLANES_INPUT_GRADIENT,
     POWER_OF_TWO_ABOVE,
     UNIFORM,
 )
@@ -244,6 +245,17 @@ CASES: dict[Any, list[Case]] = {
             *CONVOLVED[:3],
             1,
             counted={"mac.int8": 128 * 27},
+        )
+    ],
+    PLANES_INPUT_GRADIENT: [
+        case(
+            tensor(2, 4, 4, 4, dtype=BYTES),
+            tensor(2, 4, 4, 4, dtype=BYTES),
+            tensor(4, 3, 3, 3, dtype=BYTES),
+            [2, 3, 8, 8],
+            *CONVOLVED[:3],
+            1,
+            counted={"mac.int8": 2 * 128 * 27, "multiply.float32": 384, "add.float32": 384},
         )
     ],
     INTEGER_WEIGHT_GRADIENT: [

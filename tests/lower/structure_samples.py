@@ -11,6 +11,7 @@ from e2compile.ops import (
     INTEGER_INPUT_GRADIENT,
     INTEGER_WEIGHT_GRADIENT,
     MOMENTS,
+    PLANES_INPUT_GRADIENT,
     UNIFORM,
 )
 from tests.lower.sampling import SPECIAL, Sample, booleans, call, doubles, floats, integers, reduced
@@ -45,6 +46,11 @@ MASKED = [
 def codes(*shape: int, signed: bool = True) -> Tensor:
     values = integers(*shape, low=-128 if signed else 0, high=128 if signed else 256)
     return values.to(torch.int8 if signed else torch.uint8)
+
+
+def high_codes(*shape: int) -> Tensor:
+    """Such as the high plane of a gradient has: -128 would be beyond its range."""
+    return codes(*shape).clamp_min(-127)
 
 
 PLAIN = ([1, 1], [1, 1], [1, 1], 1)
@@ -166,6 +172,10 @@ SAMPLES: dict[Any, list[Sample]] = {
     INTEGER_INPUT_GRADIENT: [
         call(codes(3, 7, 9, 8), codes(7, 5, 3, 3), [3, 5, 9, 8], *PLAIN),
         call(codes(3, 6, 4, 3), codes(6, 2, 3, 3), [3, 4, 9, 8], *STRIDED),
+    ],
+    PLANES_INPUT_GRADIENT: [
+        call(high_codes(3, 7, 9, 8), codes(3, 7, 9, 8), codes(7, 5, 3, 3), [3, 5, 9, 8], *PLAIN),
+        call(high_codes(3, 6, 4, 3), codes(3, 6, 4, 3), codes(6, 2, 3, 3), [3, 4, 9, 8], *STRIDED),
     ],
     INTEGER_WEIGHT_GRADIENT: [
         call(codes(3, 5, 9, 8, signed=False), codes(3, 7, 9, 8), [7, 5, 3, 3], *PLAIN),

@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 
 from e2compile.errors import CompileError
 from e2compile.lower.workload import Convolution
-from e2compile.targets.llvm.integer_gather import integer_convolution, integer_input_gradient
+from e2compile.targets.llvm.integer_gather import (
+    integer_convolution,
+    integer_input_gradient,
+    planes_input_gradient,
+)
 from e2compile.targets.llvm.integer_gradient import integer_weight_gradient
 from e2compile.targets.llvm.machine import Dot, Machine, host, named
 from tests.targets.contractions import built, gate, only, reference, run, same
@@ -38,6 +42,17 @@ def operands(conv: Convolution, signed: bool) -> tuple[torch.Tensor, torch.Tenso
     return x, weight, dy
 
 
+def combined(high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
+    """Of exact sums of the two planes, as e2.planes_input_gradient has it."""
+    return 256 * high.to(torch.float32) + low.to(torch.float32)
+
+
+def planes_of(conv: Convolution, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    q = torch.randint(-32639, 32640, conv.y_shape, generator=generator)
+    high = (q + 128) // 256
+    return high.to(torch.int8), (q - 256 * high).to(torch.int8)
+
+
 def blank(shape: Sequence[int]) -> torch.Tensor:
     return torch.full(tuple(shape), SENTINEL, dtype=torch.int32)
 
@@ -56,6 +71,10 @@ def check(conv: Convolution, machine: Machine, signed: bool) -> None:
     if signed:
         kernel = built(integer_input_gradient, conv, machine)
         assert torch.equal(run(kernel, blank(conv.x_shape), dy, weight), dx)
+        high, low = planes_of(conv, torch.Generator().manual_seed(1))
+        dx = combined(*(reference(conv, x, weight, plane)[1] for plane in (high, low)))
+        kernel = built(planes_input_gradient, conv, machine)
+        assert torch.equal(run(kernel, blank(conv.x_shape).float(), high, low, weight), dx)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -96,6 +115,20 @@ def test_is_exact_at_the_ends_of_the_range(name: str, machine: str) -> None:
     assert torch.equal(run(kernel, blank(conv.y_shape), x, weight), y)
     kernel = built(integer_weight_gradient, conv, MACHINES[machine], signed=signed)
     assert torch.equal(run(kernel, blank(conv.weight_shape), x, dy), dweight)
+
+
+@pytest.mark.parametrize("machine", ["host", "plain", "arm", "avx2"])
+@pytest.mark.parametrize("channels", [57, 58, 1024], ids=["one sum", "just two", "two sums"])
+@pytest.mark.parametrize("byte", [127, -127])
+def test_planes_are_exact_at_the_ends_of_the_range(byte: int, channels: int, machine: str) -> None:
+    """Of 513 products int32 holds the sum of both planes at once, of 522 it does not."""
+    conv = Convolution(3, 6, 6, 5, channels, (3, 3), (1, 1), (1, 1))
+    high = low = torch.full(conv.y_shape, byte, dtype=torch.int8)
+    weight = torch.full(conv.weight_shape, -128, dtype=torch.int8)
+    _, exact, _ = reference(conv, torch.zeros(conv.x_shape), weight, high)
+    kernel = built(planes_input_gradient, conv, MACHINES[machine])
+    out = run(kernel, blank(conv.x_shape).float(), high, low, weight)
+    assert torch.equal(out, combined(exact, exact))
 
 
 LONG_SUMS = {
@@ -143,6 +176,10 @@ def test_touches_live_samples_only(name: str, live: list[int]) -> None:
     kernel = built(integer_input_gradient, conv, machine, gated=True)
     out = run(kernel, blank(conv.x_shape), dy, weight, *gate(live, conv.batch))
     assert torch.equal(out, only(dx, live, SENTINEL))
+    kernel = built(planes_input_gradient, conv, machine, gated=True)
+    out = run(kernel, blank(conv.x_shape).float(), dy.clamp_min(-127), dy, weight, *gate(live, conv.batch))
+    high = reference(conv, x, weight, only(dy.clamp_min(-127), live, 0))[1]
+    assert torch.equal(out, only(combined(high, dx), live, float(SENTINEL)))
     kernel = built(integer_weight_gradient, conv, machine, signed=signed, gated=True)
     out = run(kernel, blank(conv.weight_shape), x, dy, *gate(live, conv.batch))
     assert torch.equal(out, dweight if live else blank(conv.weight_shape))

@@ -17,6 +17,11 @@ class VtaKernels(LlvmKernels):
     """An integer kernel enters a module as the host would run it: that is what it means, what runs where the
     array cannot do it, and what its stream is tested against."""
 
+    @property
+    def has_planes(self) -> bool:
+        """The array multiplies one plane of bytes at a time."""
+        return False
+
     def integer_convolution(self, conv: Convolution, signed: bool, gated: bool = False) -> PrimFunc:
         return _noted(super().integer_convolution(conv, signed, gated), FORWARD, conv, signed, gated)
 
