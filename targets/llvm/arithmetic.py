@@ -4,12 +4,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import tvm.tirx.script.builder as T
+from tvm import tirx
 
-from e2compile.targets.llvm.dot import LEAST_WIDTH, OFFSETS, depth, dot, neighbours, takes_signed
-from e2compile.targets.llvm.emit import fetch, keep, least, load, multiply_add, typed
+from e2compile.targets.llvm.dot import LEAST_WIDTH, depth, dot, neighbours, takes_signed
+from e2compile.targets.llvm.emit import fetch, keep, least, load, multiply_add, splat, typed
 from e2compile.targets.llvm.machine import Dot, Machine
 
 _PAIR = 2
+# Of an unsigned, and of a signed byte.
+_TOP_BIT = (128, -128)
 
 
 class Arithmetic(Protocol):
@@ -28,6 +31,9 @@ class Arithmetic(Protocol):
     @property
     def source_dtype(self) -> str | None:
         """The type that sources are copied to before they are read, if they are."""
+
+    def copied(self, value: Any, width: int) -> Any:
+        """What a vector of sources is copied as."""
 
     def fitted(self, machine: Machine) -> Machine:
         """The machine as the register tiles of these sums see it."""
@@ -57,6 +63,9 @@ class Floats:
     is_offset: bool = False
     source_dtype: str | None = None
 
+    def copied(self, value: Any, width: int) -> Any:  # noqa: ARG002
+        return value
+
     def fitted(self, machine: Machine) -> Machine:
         return machine
 
@@ -80,8 +89,9 @@ class Floats:
 class Dots:
     """Bytes, four to an int32 lane, exactly; or two, widened to int16.
 
-    Where the machine multiplies no such bytes as the sources are, those are read with the top bit flipped, so
-    that they are 128 more or less: whoever uses this takes that out of the sum. As int16 there are no such.
+    Where the machine multiplies no such bytes as the sources are, those are copied with the top bit flipped,
+    so that they are 128 more or less: whoever uses this takes that out of the sum. As int16 there are no
+    such.
     """
 
     machine: Machine
@@ -94,11 +104,18 @@ class Dots:
 
     @property
     def is_offset(self) -> bool:
-        return self.source_dtype is None and self.signed is not takes_signed(self.machine)
+        return self.depth != _PAIR and self.signed is not takes_signed(self.machine)
 
     @property
     def source_dtype(self) -> str | None:
+        if self.is_offset:
+            return "int8" if self.signed else "uint8"
         return "int16" if self.depth == _PAIR else None
+
+    def copied(self, value: Any, width: int) -> Any:
+        if self.is_offset:
+            return T.bitwise_xor(value, splat(tirx.const(_TOP_BIT[self.signed], self.source_dtype), width))
+        return T.Cast(typed("int16", width), value)
 
     def fitted(self, machine: Machine) -> Machine:
         """Without the instruction, a product takes registers of its own."""
@@ -110,8 +127,7 @@ class Dots:
         return first if sources % self.depth == 0 else least(first, max(sources - self.depth, 0))
 
     def source(self, line: Any, index: Any, sources: int) -> Any:
-        value = neighbours(line, index, min(sources, self.depth), self.depth)
-        return T.bind(T.bitwise_xor(value, T.int32(OFFSETS)) if self.is_offset else value)
+        return T.bind(neighbours(line, index, min(sources, self.depth), self.depth))
 
     def width(self, lanes: int) -> int:
         # LLVM 22 makes wrong code out of sums of single lanes, which it puts together to vectors by itself.
@@ -132,6 +148,9 @@ class Bytes:
     depth: int = 1
     is_offset: bool = False
     source_dtype: str | None = None
+
+    def copied(self, value: Any, width: int) -> Any:  # noqa: ARG002
+        return value
 
     def fitted(self, machine: Machine) -> Machine:
         return machine

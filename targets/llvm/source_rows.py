@@ -7,7 +7,7 @@ import tvm.tirx.script.builder as T
 from tvm import tirx
 
 from e2compile.targets.llvm.blocks import groups
-from e2compile.targets.llvm.emit import at, pointer, scratch, splat, store, typed, when
+from e2compile.targets.llvm.emit import at, pointer, scratch, splat, store, when
 from e2compile.targets.llvm.gather_plan import PLANE, Plan
 
 
@@ -61,7 +61,7 @@ def source_row(plan: Plan, row: Any, tap_row: Any) -> tuple[Any, Any]:
 
 
 def source_rows(plan: Plan, sources: tuple[Any, ...], row: Any, places: list[Any]) -> SourceRows:
-    """The rows of target row `row` of some samples, copied if the arithmetic wants them in another type.
+    """The rows of target row `row` of some samples, copied if the arithmetic wants them otherwise.
 
     Byte planes that the plan has no sums of their own for are put together then.
     """
@@ -87,7 +87,7 @@ def _copy(lines: list[Any], to: Any, origin: Any, size: int, plan: Plan) -> None
         (width,) = group.widths
         with T.serial(group.repeat) as number:
             place = T.bind(group.start + number * width)
-            value, *rest = [T.Cast(typed(to.dtype, width), line[at(place, width)]) for line in lines]
+            value, *rest = [plan.arithmetic.copied(line[at(place, width)], width) for line in lines]
             for low in rest:
                 value = value * splat(tirx.const(PLANE, to.dtype), width) + low
             store(to, origin + place, value, width)
