@@ -78,7 +78,7 @@ def compile(
     rates = tabulate(graph.task)
     memory_bytes = None if memory_budget is None else memory_budget * 10**6
     if tune is not None:
-        calls = _contractions(graph, chosen.kernels.has_planes)
+        calls = _contractions(graph, chosen.kernels.scales)
         clock.done("contractions listed")
         chosen = chosen.tuned(calls, tune, folder() if cache else None, progress or (lambda _: None))
         clock.done("tuned")
@@ -135,14 +135,14 @@ def _check_tuning(target: Target, seconds: float | None) -> None:
         raise UsageError(f"target {target.name} cannot be tuned: {reason}")
 
 
-def _contractions(graph: TrainingGraph, has_planes: bool) -> "Counter[Contraction]":
+def _contractions(graph: TrainingGraph, scales: bool) -> "Counter[Contraction]":
     """Those of an executed step."""
     from e2compile.lower.flat import fused
     from e2compile.lower.layout import state_orders
     from e2compile.lower.module import contractions
     from e2compile.lower.schedule import schedule
 
-    fusion = fused(entry_points(graph.step).step, has_planes=has_planes)
+    fusion = fused(entry_points(graph.step).step, scales=scales)
     return contractions(schedule(fusion, state_orders(fusion.step)))
 
 
@@ -164,7 +164,7 @@ def _build(
         functions["keep"] = entries.keep
     clock.done("captured and rewritten")
     fusions = {
-        name: fused(function, memory_bytes if name == "step" else None, target.kernels.has_planes)
+        name: fused(function, memory_bytes if name == "step" else None, target.kernels.scales)
         for name, function in functions.items()
     }
     work = counted(graph, fusions)

@@ -209,33 +209,6 @@ def _(grad: Tensor, _: Tensor, size: Sequence[int], *__: Any) -> Tensor:
     return grad.new_empty(list(size), dtype=torch.int32)
 
 
-@torch.library.custom_op("e2::planes_input_gradient", mutates_args=())
-def planes_input_gradient(
-    high: Tensor,
-    low: Tensor,
-    weight: Tensor,
-    size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
-    """256 * float32(dx of high) + float32(dx of low), float32 [N, C, H, W]: `integer_input_gradient` of both.
-
-    high and low are the int8 planes [N, O, OH, OW] of codes of a magnitude of at most 32,639. Only the
-    lowering makes such calls.
-    """
-    geometry = (size, stride, padding, dilation, groups)
-    dx, rest = (integer_input_gradient(plane, weight, *geometry) for plane in (high, low))
-    total: Tensor = dx.to(torch.float32) * 256.0 + rest.to(torch.float32)
-    return total
-
-
-@planes_input_gradient.register_fake
-def _(high: Tensor, _: Tensor, __: Tensor, size: Sequence[int], *___: Any) -> Tensor:
-    return high.new_empty(list(size), dtype=torch.float32)
-
-
 @torch.library.custom_op("e2::integer_weight_gradient", mutates_args=())
 def integer_weight_gradient(
     x: Tensor,
@@ -262,6 +235,89 @@ def _(x: Tensor, grad: Tensor, size: Any, stride: Any, padding: Any, dilation: A
     return grad.new_empty(list(size), dtype=torch.int32)
 
 
+# What follows is made by the lowering alone: see e2compile.lower.scaled.
+
+
+@torch.library.custom_op("e2::scaled_convolution", mutates_args=())
+def scaled_convolution(
+    x: Tensor,
+    weight: Tensor,
+    step: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """float32(integer_convolution) * step, [N, O, OH, OW]; step is float32 (), dtype float32 or bfloat16."""
+    y: Tensor = integer_convolution(x, weight, stride, padding, dilation, groups)
+    return (y.to(torch.float32) * step).to(dtype)
+
+
+@scaled_convolution.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor,
+    step: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    return (integer_convolution(x, weight, stride, padding, dilation, groups) * step).to(dtype)
+
+
+@torch.library.custom_op("e2::scaled_input_gradient", mutates_args=())
+def scaled_input_gradient(
+    grad: Tensor,
+    weight: Tensor,
+    step: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """float32(integer_input_gradient) * step, [N, C, H, W]; step is float32 (), dtype float32 or bfloat16."""
+    dx: Tensor = integer_input_gradient(grad, weight, size, stride, padding, dilation, groups)
+    return (dx.to(torch.float32) * step).to(dtype)
+
+
+@scaled_input_gradient.register_fake
+def _(grad: Tensor, _: Tensor, __: Tensor, size: Sequence[int], *rest: Any) -> Tensor:
+    return grad.new_empty(list(size), dtype=rest[-1])
+
+
+@torch.library.custom_op("e2::planes_input_gradient", mutates_args=())
+def planes_input_gradient(
+    high: Tensor,
+    low: Tensor,
+    weight: Tensor,
+    step: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """(256 * float32(dx of high) + float32(dx of low)) * step, [N, C, H, W], dx of integer_input_gradient.
+
+    high and low are the int8 planes [N, O, OH, OW] of codes of a magnitude of at most 32,639; step is float32
+    (), dtype float32 or bfloat16.
+    """
+    geometry = (size, stride, padding, dilation, groups)
+    dx, rest = (integer_input_gradient(plane, weight, *geometry).to(torch.float32) for plane in (high, low))
+    return ((dx * 256.0 + rest) * step).to(dtype)
+
+
+@planes_input_gradient.register_fake
+def _(high: Tensor, _: Tensor, __: Tensor, ___: Tensor, size: Sequence[int], *rest: Any) -> Tensor:
+    return high.new_empty(list(size), dtype=rest[-1])
+
+
 UNIFORM = torch.ops.e2.uniform.default
 GUARD = torch.ops.e2.guard.default
 MOMENTS = torch.ops.e2.moments.default
@@ -270,6 +326,9 @@ DECOMPOSITIONS = {BATCH_NORM: _live_norm}
 POWER_OF_TWO_ABOVE = torch.ops.e2.power_of_two_above.default
 INTEGER_CONVOLUTION = torch.ops.e2.integer_convolution.default
 INTEGER_INPUT_GRADIENT = torch.ops.e2.integer_input_gradient.default
-PLANES_INPUT_GRADIENT = torch.ops.e2.planes_input_gradient.default
 INTEGER_WEIGHT_GRADIENT = torch.ops.e2.integer_weight_gradient.default
 PRODUCTS = (INTEGER_CONVOLUTION, INTEGER_INPUT_GRADIENT, INTEGER_WEIGHT_GRADIENT)
+SCALED_CONVOLUTION = torch.ops.e2.scaled_convolution.default
+SCALED_INPUT_GRADIENT = torch.ops.e2.scaled_input_gradient.default
+PLANES_INPUT_GRADIENT = torch.ops.e2.planes_input_gradient.default
+SCALED = (SCALED_CONVOLUTION, SCALED_INPUT_GRADIENT, PLANES_INPUT_GRADIENT)

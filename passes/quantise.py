@@ -8,7 +8,7 @@ from e2compile.graph import StepGraph
 from e2compile.guards.regions import guard_of
 from e2compile.integers.convolutions import sites
 from e2compile.integers.matrices import matrix_products
-from e2compile.integers.step import IntegerStep, Settings, check_bits
+from e2compile.integers.step import IntegerStep, Settings, check_bits, check_results
 from e2compile.pipeline import Change, Level
 
 
@@ -32,6 +32,7 @@ class Quantise:
     weight_bits: int = 8
     gradient_bits: Literal[8, 16] = 16
     by_channel: bool = False
+    results: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         for option, values in {"scale": ("max", "power"), "scales": ("current", "previous")}.items():
@@ -40,6 +41,7 @@ class Quantise:
                     f"int8.{option} is one of {', '.join(values)}, not {getattr(self, option)!r}"
                 )
         check_bits(self.name, self.settings())
+        check_results(self.name, self.settings())
 
     def settings(self) -> Settings:
         return Settings(**{field.name: getattr(self, field.name) for field in fields(Settings)})

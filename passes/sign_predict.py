@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from e2compile.errors import UsageError
 from e2compile.graph import Kind, StepGraph
 from e2compile.integers.convolutions import sites
-from e2compile.integers.step import IntegerStep, SignSettings, check_bits
+from e2compile.integers.step import IntegerStep, SignSettings, check_bits, check_results
 from e2compile.pipeline import Change, Level
 
 PRESETS = {
@@ -21,6 +21,7 @@ PRESETS = {
         beta=0.05,
         fallback="never",
         unsure_limit=0.5,
+        results="bfloat16",
     ),
     "paper": SignSettings(
         scale="max",
@@ -67,6 +68,7 @@ class SignPredict:
     fallback: Literal["never", "layer", "tile", "element"] | None = None
     unsure_limit: float | None = None
     by_channel: bool = False
+    results: Literal["float32", "bfloat16"] | None = None
     stem: bool = True
     pointwise: bool = True
     measure: bool = False
@@ -85,6 +87,7 @@ class SignPredict:
             raise UsageError(f"psg.beta is a share of the largest magnitude, 0 .. 1, not {settings.beta}")
         if not 0 <= settings.unsure_limit <= 1:
             raise UsageError(f"psg.unsure_limit is a share of elements, 0 .. 1, not {settings.unsure_limit}")
+        check_results(self.name, settings)
         if settings.gradient_bits == 8 and settings.fallback != "never":
             raise UsageError(f"psg.fallback={settings.fallback} needs 16-bit gradients")
 

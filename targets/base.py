@@ -60,8 +60,9 @@ class Kernels(Protocol):
     """
 
     @property
-    def has_planes(self) -> bool:
-        """Whether `planes_input_gradient` is to be called for the input gradients of two byte planes."""
+    def scales(self) -> bool:
+        """Whether there are kernels of integer contractions that scale their results: if not, the last three
+        are never asked for."""
 
     def loop(self, loop: Loop) -> PrimFunc: ...
 
@@ -75,10 +76,18 @@ class Kernels(Protocol):
 
     def integer_input_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc: ...
 
-    def planes_input_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:
-        """(high, low, weight, dx): dx is float32, see e2.planes_input_gradient."""
-
     def integer_weight_gradient(self, conv: Convolution, signed: bool, gated: bool = False) -> PrimFunc: ...
+
+    def scaled_convolution(
+        self, conv: Convolution, signed: bool, dtype: str, gated: bool = False
+    ) -> PrimFunc:
+        """(x, weight, step, y) of e2.scaled_convolution; y is of type dtype, as in those that follow."""
+
+    def scaled_input_gradient(self, conv: Convolution, dtype: str, gated: bool = False) -> PrimFunc:
+        """(dy, weight, step, dx) of e2.scaled_input_gradient."""
+
+    def planes_input_gradient(self, conv: Convolution, dtype: str, gated: bool = False) -> PrimFunc:
+        """(high, low, weight, step, dx) of e2.planes_input_gradient."""
 
     def pool(self, pool: Pool, gated: bool = False) -> PrimFunc: ...
 

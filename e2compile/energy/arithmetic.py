@@ -21,6 +21,8 @@ from e2compile.ops import (
     MOMENTS,
     PLANES_INPUT_GRADIENT,
     POWER_OF_TWO_ABOVE,
+    SCALED_CONVOLUTION,
+    SCALED_INPUT_GRADIENT,
     UNIFORM,
 )
 
@@ -63,8 +65,9 @@ def dtype_of(node: fx.Node) -> str:
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """Signedness costs nothing, and a truth value is a byte."""
-    return {torch.bool: "int8", torch.uint8: "int8"}.get(dtype, str(dtype).removeprefix("torch."))
+    """Signedness costs nothing, a truth value is a byte, and bfloat16 is computed with in float32."""
+    names = {torch.bool: "int8", torch.uint8: "int8", torch.bfloat16: "float32"}
+    return names.get(dtype, str(dtype).removeprefix("torch."))
 
 
 def operations(node: fx.Node) -> Amounts:
@@ -196,11 +199,15 @@ def _integers(node: fx.Node) -> Amounts:
     return {"mac.int8": _taps(node.args[2], _size(node.args[1]))}
 
 
-def _planes(node: fx.Node) -> Amounts:
-    """Each plane's products; the higher one's times 256, and their sum."""
+def _scaled(node: fx.Node) -> Amounts:
+    """Products, and a multiplication of each sum; of two planes' also the higher one's, and an addition."""
     size = _size(node)
+    if node.target is SCALED_CONVOLUTION:
+        return {"mac.int8": _taps(node.args[1], size), "multiply.float32": size}
+    if node.target is SCALED_INPUT_GRADIENT:
+        return {"mac.int8": _taps(node.args[1], _size(node.args[0])), "multiply.float32": size}
     macs = 2 * _taps(node.args[2], _size(node.args[0]))
-    return {"mac.int8": macs, "multiply.float32": size, "add.float32": size}
+    return {"mac.int8": macs, "multiply.float32": 2 * size, "add.float32": size}
 
 
 RULES: dict[Any, Callable[[fx.Node], Amounts]] = {
@@ -220,6 +227,6 @@ RULES: dict[Any, Callable[[fx.Node], Amounts]] = {
     aten.mm.default: _product,
     aten.convolution.default: _convolution,
     aten.convolution_backward.default: _convolution_backward,
-    PLANES_INPUT_GRADIENT: _planes,
+    **dict.fromkeys([SCALED_CONVOLUTION, SCALED_INPUT_GRADIENT, PLANES_INPUT_GRADIENT], _scaled),
     **dict.fromkeys([INTEGER_CONVOLUTION, INTEGER_INPUT_GRADIENT, INTEGER_WEIGHT_GRADIENT], _integers),
 }

@@ -17,6 +17,8 @@ from e2compile.ops import (
     INTEGER_WEIGHT_GRADIENT,
     MOMENTS,
     PLANES_INPUT_GRADIENT,
+    SCALED_CONVOLUTION,
+    SCALED_INPUT_GRADIENT,
     UNIFORM,
 )
 
@@ -28,7 +30,13 @@ LOST = -1
 
 # A conditional's results are sums over the batch: see regions, which makes sure of it.
 _WHOLE = (INTEGER_WEIGHT_GRADIENT, MOMENTS, aten.any.default, torch.ops.higher_order.cond)
-_LIKE_FIRST = (aten.convolution.default, INTEGER_INPUT_GRADIENT, PLANES_INPUT_GRADIENT, *POOLS)
+_LIKE_FIRST = (
+    aten.convolution.default,
+    INTEGER_INPUT_GRADIENT,
+    SCALED_INPUT_GRADIENT,
+    PLANES_INPUT_GRADIENT,
+    *POOLS,
+)
 
 
 def batch_axes(graph: StepGraph) -> dict[fx.Node, Axis]:
@@ -68,7 +76,7 @@ def _axis(node: fx.Node, axes: dict[fx.Node, Axis], samples: int) -> Axis:
         return _of_reduction(node, axes[operands[0]])
     if node.target is aten.mm.default:
         return _of_product(node, axes)
-    if node.target is INTEGER_CONVOLUTION:
+    if node.target in (INTEGER_CONVOLUTION, SCALED_CONVOLUTION):
         return _of_convolution(node, axes)
     if node.target in _LIKE_FIRST:
         return 0 if all(axes[n] == 0 for n in operands) else LOST

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import fx
@@ -24,6 +24,9 @@ aten = torch.ops.aten
 # below eight deviations, and a mean loss hands each sample a gradient of about one over their number.
 FIRST_ACTIVATION = 8.0
 
+# The type in which a convolution's output and its input gradient are kept.
+Results = Literal["float32", "bfloat16"]
+
 # Stride, padding, dilation and groups of a matrix product.
 _POINT = ([1, 1], [0, 0], [1, 1], 1)
 
@@ -42,6 +45,7 @@ class Settings:
     weight_bits: int
     gradient_bits: int
     by_channel: bool = False
+    results: Results = "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,12 @@ def check_bits(name: str, settings: Settings, **limits: tuple[int, int]) -> None
             raise UsageError(f"{name}.{option} is {low} to {high}, not {value}")
     if settings.gradient_bits not in (8, 16):
         raise UsageError(f"{name}.gradient_bits is 8 or 16, not {settings.gradient_bits}")
+
+
+def check_results(name: str, settings: Settings) -> None:
+    """Raise UsageError for a type that results are not kept in; `name` is the pass's."""
+    if settings.results not in get_args(Results):
+        raise UsageError(f"{name}.results is one of {', '.join(get_args(Results))}, not {settings.results!r}")
 
 
 class IntegerStep:
@@ -114,8 +124,15 @@ class IntegerStep:
             y = write(aten.mul.Tensor, y, step)
             if node.args[2] is not None:
                 y = write(aten.add.Tensor, y, write(aten.view.default, node.args[2], [-1, 1, 1]))
+            y = self._kept(write, y)
         node.replace_all_uses_with(y)
         return x, w
+
+    def _kept(self, write: Writer, value: fx.Node) -> fx.Node:
+        """A float32 value as it is after it was kept in the type of results."""
+        if self.settings.results == "float32":
+            return value
+        return write.cast(write.cast(value, torch.bfloat16), torch.float32)
 
     def _by_output(self, write: Writer, step: fx.Node) -> fx.Node:
         """The step of a weight as a factor of the convolution's output."""
@@ -255,7 +272,7 @@ class IntegerStep:
             )
             step = g.step if self.settings.by_channel else write(aten.mul.Tensor, g.step, w.step)
             assert high is not None
-            dx = quantise.combined(write, high, low, step)
+            dx = self._kept(write, quantise.combined(write, high, low, step))
         result(node).replace_all_uses_with(dx)
 
     def _factors(self, s: SignSettings, write: Writer, x: Codes, g: Planes, w: Codes) -> Factors:

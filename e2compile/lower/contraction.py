@@ -20,6 +20,8 @@ from e2compile.ops import (
     INTEGER_INPUT_GRADIENT,
     INTEGER_WEIGHT_GRADIENT,
     PLANES_INPUT_GRADIENT,
+    SCALED_CONVOLUTION,
+    SCALED_INPUT_GRADIENT,
 )
 
 aten = torch.ops.aten
@@ -77,8 +79,8 @@ def _call(node: fx.Node, layout: Layout) -> Call:
         return _gradient(node)
     if node.target in _INTEGER:
         return _INTEGER[node.target](node)
-    if node.target is PLANES_INPUT_GRADIENT:
-        return _planes_input_gradient(node)
+    if node.target in _SCALED:
+        return _SCALED[node.target](node)
     return _pool_gradient(node) if "backward" in str(node.target) else _pool(node)
 
 
@@ -132,13 +134,6 @@ def _integer_input_gradient(node: fx.Node) -> Call:
     return _integers("integer_input_gradient", node, conv, operands, conv.x_shape)
 
 
-def _planes_input_gradient(node: fx.Node) -> Call:
-    high, low, w, size, *geometry = node.args
-    conv = _convolution(tuple(size), shape_of(w), *geometry)  # type: ignore
-    operands = (_activation(high, conv.y_shape), _activation(low, conv.y_shape), _weight(w, conv))  # type: ignore
-    return Call("planes_input_gradient", conv, operands, (Result(node, conv.x_shape),))
-
-
 def _integer_weight_gradient(node: fx.Node) -> Call:
     x, grad, size, *geometry = node.args
     conv = _convolution(shape_of(x), tuple(size), *geometry)  # type: ignore
@@ -162,6 +157,44 @@ _INTEGER: dict[Any, Callable[[fx.Node], Call]] = {
     INTEGER_CONVOLUTION: _integer_forward,
     INTEGER_INPUT_GRADIENT: _integer_input_gradient,
     INTEGER_WEIGHT_GRADIENT: _integer_weight_gradient,
+}
+
+
+def _scaled_convolution(node: fx.Node) -> Call:
+    x, w, step, *geometry, _ = node.args
+    conv = _convolution(shape_of(x), shape_of(w), *geometry)  # type: ignore
+    operands = (_activation(x, conv.x_shape), _weight(w, conv), _scalar(step))  # type: ignore[arg-type]
+    signed = x.meta["val"].dtype is torch.int8  # type: ignore[union-attr]
+    return Call("scaled_convolution", conv, operands, (_scaled(node, conv.y_shape),), signed=signed)
+
+
+def _scaled_input_gradient(node: fx.Node) -> Call:
+    grad, w, step, size, *geometry, _ = node.args
+    conv = _convolution(tuple(size), shape_of(w), *geometry)  # type: ignore
+    operands = (_activation(grad, conv.y_shape), _weight(w, conv), _scalar(step))  # type: ignore[arg-type]
+    return Call("scaled_input_gradient", conv, operands, (_scaled(node, conv.x_shape),))
+
+
+def _planes_input_gradient(node: fx.Node) -> Call:
+    high, low, w, step, size, *geometry, _ = node.args
+    conv = _convolution(tuple(size), shape_of(w), *geometry)  # type: ignore
+    planes = (_activation(high, conv.y_shape), _activation(low, conv.y_shape))  # type: ignore[arg-type]
+    operands = (*planes, _weight(w, conv), _scalar(step))  # type: ignore[arg-type]
+    return Call("planes_input_gradient", conv, operands, (_scaled(node, conv.x_shape),))
+
+
+def _scalar(node: fx.Node) -> Operand:
+    return Operand(node, (), ())
+
+
+def _scaled(node: fx.Node, shape: Shape) -> Result:
+    return Result(node, shape, dtype_text(node.meta["val"].dtype))
+
+
+_SCALED: dict[Any, Callable[[fx.Node], Call]] = {
+    SCALED_CONVOLUTION: _scaled_convolution,
+    SCALED_INPUT_GRADIENT: _scaled_input_gradient,
+    PLANES_INPUT_GRADIENT: _planes_input_gradient,
 }
 
 

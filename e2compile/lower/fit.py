@@ -18,7 +18,7 @@ from e2compile.lower.liveness import Block, blocks, result_of
 from e2compile.lower.recompute import LEAST_BYTES, copied
 from e2compile.lower.schedule import Schedule, read, schedule
 from e2compile.lower.views import shape_of
-from e2compile.ops import PRODUCTS
+from e2compile.ops import PRODUCTS, SCALED
 
 aten = torch.ops.aten
 
@@ -132,7 +132,7 @@ class _Chooser:
         if not is_first and self._lives(node, when):
             return True
         value = node.meta["val"]
-        is_product = node.target in PRODUCTS or node.target is aten.convolution.default
+        is_product = node.target in (*PRODUCTS, *SCALED, aten.convolution.default)
         is_float = isinstance(value, torch.Tensor) and value.dtype.is_floating_point
         if not is_product and not (is_float and work(node) is Work.ELEMENTWISE):
             return False
@@ -154,7 +154,7 @@ def _seconds(call: fx.Node) -> float:
         return float(size / _BYTES_PER_SECOND)
     taps = int(np.prod(shape_of(call.args[1])[1:]))  # type: ignore[arg-type]
     macs = call.meta["val"].numel() * taps
-    return float(macs / _MACS_PER_SECOND[call.target in PRODUCTS] + size / _BYTES_PER_SECOND)
+    return float(macs / _MACS_PER_SECOND[call.target in (*PRODUCTS, *SCALED)] + size / _BYTES_PER_SECOND)
 
 
 def _run_again(graph: fx.Graph, item: _Again, held: Container[fx.Node]) -> None:

@@ -6,22 +6,22 @@ from e2compile.graph import StepGraph, insert
 from e2compile.lower.fuse import Fusion, holder
 from e2compile.lower.inline import inlined, origin
 from e2compile.lower.kinds import check
-from e2compile.lower.planes import joined
 from e2compile.lower.recompute import recomputed
+from e2compile.lower.scaled import scaled
 
 aten = torch.ops.aten
 
 
-def fused(graph: StepGraph, memory_bytes: int | None = None, has_planes: bool = False) -> Fusion:
+def fused(graph: StepGraph, memory_bytes: int | None = None, scales: bool = False) -> Fusion:
     """The groups of a graph's calls, those that the backward pass runs again among them.
 
-    `has_planes` is a target's: see e2compile.targets.base. With `memory_bytes` a step holds no more than
+    `scales` is a target's: see e2compile.targets.base. With `memory_bytes` a step holds no more than
     that, its arguments included. Raises CompileError for operators without a lowering, and for a budget that
     no recomputation reaches.
     """
     flat = inlined(_moved_by_calls(graph))
     check(flat.graph)
-    flat = recomputed(joined(flat) if has_planes else flat)
+    flat = recomputed(scaled(flat) if scales else flat)
     if memory_bytes is None:
         return Fusion(flat)
     # not above: a program from the cache does without TVM

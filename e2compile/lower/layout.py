@@ -9,7 +9,7 @@ from e2compile.graph import Kind, StepGraph
 from e2compile.lower.fuse import Fusion, Group, aligned, holder, producer
 from e2compile.lower.kinds import Work, is_elementwise, work
 from e2compile.lower.views import Shape, shape_of, squeezed
-from e2compile.ops import INTEGER_CONVOLUTION, INTEGER_WEIGHT_GRADIENT
+from e2compile.ops import INTEGER_CONVOLUTION, INTEGER_WEIGHT_GRADIENT, SCALED_CONVOLUTION
 
 aten = torch.ops.aten
 
@@ -111,7 +111,7 @@ def state_orders(graph: StepGraph) -> dict[str, Order]:
     slots = dict(zip(graph.placeholders, graph.inputs, strict=True))
     sources = (
         _unrounded(call.args[1])
-        for target in (aten.convolution.default, INTEGER_CONVOLUTION)
+        for target in (aten.convolution.default, INTEGER_CONVOLUTION, SCALED_CONVOLUTION)
         for call in graph.graph.find_nodes(op="call_function", target=target)
     )
     weights = {slots[node].target for node in sources if node in slots}

@@ -96,19 +96,28 @@ class Lowering:
             return self.kernels.live_samples(item.samples, _source(item.live))
         if isinstance(item.workload, Convolution):
             contraction = Contraction(item.method, item.workload, item.signed)
-            return contraction_kernel(self.kernels, contraction, item.bias, bool(item.live))
+            dtype = item.results[0].dtype
+            return contraction_kernel(self.kernels, contraction, item.bias, bool(item.live), dtype)
         return getattr(self.kernels, item.method)(item.workload, gated=bool(item.live))
 
 
 def contraction_kernel(
-    kernels: Any, contraction: Contraction, bias: bool = False, gated: bool = False
+    kernels: Any,
+    contraction: Contraction,
+    bias: bool = False,
+    gated: bool = False,
+    dtype: str = "float32",
 ) -> PrimFunc:
-    """A target's kernel of a contraction."""
+    """A target's kernel of a contraction; `dtype` is that of a result that it scales."""
     method, conv = getattr(kernels, contraction.method), contraction.conv
     if contraction.method == "convolution":
         return method(conv, bias, gated=gated)
     if contraction.method in ("integer_convolution", "integer_weight_gradient"):
         return method(conv, contraction.signed, gated=gated)
+    if contraction.method == "scaled_convolution":
+        return method(conv, contraction.signed, dtype, gated=gated)
+    if contraction.method in ("scaled_input_gradient", "planes_input_gradient"):
+        return method(conv, dtype, gated=gated)
     return method(conv, gated=gated)
 
 
@@ -145,7 +154,8 @@ def _key(item: LoopKernel | Call | LiveSamples) -> Any:
         return item.loop
     if isinstance(item, LiveSamples):
         return item.samples, _source(item.live)
-    return item.method, item.workload, item.bias, item.signed, bool(item.live)
+    dtypes = tuple(result.dtype for result in item.results)
+    return item.method, item.workload, item.bias, item.signed, bool(item.live), dtypes
 
 
 def _source(live: Live) -> str:

@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 from e2compile.lower.workload import Contraction
-from e2compile.targets.llvm import gather_plan, gradient_plan, integer_gather, integer_gradient, winograd
+from e2compile.targets.llvm import (
+    gather_plan,
+    gradient_plan,
+    integer_gather,
+    integer_gradient,
+    scaled_gather,
+    winograd,
+)
 from e2compile.targets.llvm.arithmetic import Floats
 from e2compile.targets.llvm.gradient_plan import GradientTile
 from e2compile.targets.llvm.machine import Machine
@@ -42,7 +49,7 @@ def _tiles(contraction: Contraction, machine: Machine) -> Sequence[RegisterTile 
     if contraction.method == "integer_weight_gradient":
         return integer_gradient.integer_plan(conv, machine).tiles
     if contraction.method == "planes_input_gradient":
-        return integer_gather.planes_plan(conv, machine).tiles
+        return scaled_gather.planes_plan(conv, machine).tiles
     if contraction.method in _FLOATS:
         return gather_plan.plan(conv, transposed, machine, Floats()).tiles
     return integer_gather.integer_plan(conv, transposed, machine, contraction.signed).tiles

@@ -21,7 +21,8 @@ _NARROW = 16
 class Memory:
     """The arguments of the function: what is gathered, by which weights, from which start, to where.
 
-    `sources` are one buffer, or the high and the low byte plane of one.
+    `sources` are one buffer, or the high and the low byte plane of one. Sums are multiplied by `step`, if
+    there is one.
     """
 
     sources: tuple[Any, ...]
@@ -29,6 +30,7 @@ class Memory:
     start: Any
     target: Any
     live: Samples
+    step: Any = None
 
 
 @dataclass(frozen=True)

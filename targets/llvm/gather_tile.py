@@ -6,7 +6,6 @@ from itertools import product
 from typing import Any
 
 import tvm.tirx.script.builder as T
-from tvm import tirx
 
 from e2compile.targets.llvm.axis import Lattice, Tile
 from e2compile.targets.llvm.blocks import Group
@@ -90,18 +89,18 @@ class GatherTile:
         line = self._places[sample] * self.plan.rows.target + self.site.row
         index = (line * columns.target + column) * self.plan.target_pitch + self.site.channel
         for (number, first, _), width in zip(self._vectors(), self.group.widths, strict=True):
-            value = self._joined([fetch(sums[number], width) for sums in planes], width)
+            value = self._scaled([fetch(sums[number], width) for sums in planes], width)
             store(self.memory.target, index + first, value, width)
 
-    def _joined(self, planes: list[Any], width: int) -> Any:
-        """A sum as the target has it: the byte planes' sums are float32 before they are added."""
-        dtype = self.memory.target.dtype
-        if dtype == self.plan.arithmetic.dtype:
+    def _scaled(self, planes: list[Any], width: int) -> Any:
+        """A sum as the target has it: those of byte planes are float32 before they are added."""
+        if self.memory.step is None:
             return planes[0]
-        value, *rest = [T.Cast(typed(dtype, width), plane) for plane in planes]
+        value, *rest = [T.Cast(typed("float32", width), plane) for plane in planes]
         for low in rest:
-            value = value * splat(tirx.const(PLANE, dtype), width) + low
-        return value
+            value = value * splat(T.float32(PLANE), width) + low
+        value = value * splat(self.memory.step[0], width)
+        return T.Cast(typed(self.memory.target.dtype, width), value)
 
     def _first_position(self) -> Any:
         return self.tile.first + self.run * self.tile.size

@@ -1,7 +1,5 @@
 """The integer convolution and its input gradient: bytes in, exact int32 sums out, by the fp32 loops."""
 
-from dataclasses import replace
-
 from tvm import tirx
 
 from e2compile.errors import CompileError
@@ -13,9 +11,6 @@ from e2compile.targets.llvm.gather import gather
 from e2compile.targets.llvm.gather_plan import Memory, Plan, plan
 from e2compile.targets.llvm.machine import Machine
 from e2compile.targets.llvm.tiling import RegisterTile
-
-# Of a gradient of two byte planes, and a weight of one.
-_LARGEST_PRODUCT = 32639 * 128
 
 
 def integer_convolution(
@@ -52,47 +47,20 @@ def integer_input_gradient(
     return builder.get()
 
 
-def planes_input_gradient(
-    conv: Convolution,
-    machine: Machine,
-    gated: bool = False,
-    tile: RegisterTile | None = None,
-    name: str = "planes_input_gradient",
-) -> tirx.PrimFunc:
-    """(high, low, weight, [index, count], dx): 256 times the input gradient of high, plus that of low.
-
-    Those are the int8 planes of a gradient of at most 32,639, dx is float32: see e2.planes_input_gradient.
-    """
-    shapes = {"high": conv.y_shape, "low": conv.y_shape, "weight": conv.weight_shape}
-    shapes |= gate(conv, gated) | {"dx": conv.x_shape}
-    with function(name) as builder:
-        given = arguments(shapes, {"high": "int8", "low": "int8", "weight": "int8"})
-        sources = given["high"], given["low"]
-        memory = Memory(sources, given["weight"], None, given["dx"], samples(conv, given))
-        gather(planes_plan(conv, machine, tile), memory)
-    return builder.get()
-
-
 def integer_plan(
     conv: Convolution, transposed: bool, machine: Machine, signed: bool, tile: RegisterTile | None = None
 ) -> Plan:
     """The gather of an integer convolution; transposed, that of its input gradient."""
     whole = plan(conv, transposed, machine, _arithmetic(conv, machine, signed), tile)
-    if _terms(whole) > MOST_TERMS:
-        raise CompileError(f"an integer convolution that adds up {_terms(whole)} products may overflow")
+    if terms(whole) > MOST_TERMS:
+        raise CompileError(f"an integer convolution that adds up {terms(whole)} products may overflow")
     return whole
-
-
-def planes_plan(conv: Convolution, machine: Machine, tile: RegisterTile | None = None) -> Plan:
-    """The gather of an input gradient from two byte planes, in one sum where int32 holds it."""
-    whole = integer_plan(conv, True, machine, True, tile)
-    fits = _terms(whole) * _LARGEST_PRODUCT < 1 << 31
-    return whole if whole.arithmetic.source_dtype == "int16" and fits else replace(whole, planes=2)
 
 
 def _arithmetic(conv: Convolution, machine: Machine, signed: bool) -> Arithmetic:
     return Bytes() if conv.is_depthwise else Dots(machine, signed)
 
 
-def _terms(whole: Plan) -> int:
+def terms(whole: Plan) -> int:
+    """Products that are added up, at most."""
     return whole.conv.kernel[0] * whole.conv.kernel[1] * whole.sources

@@ -13,6 +13,7 @@ from e2compile.targets.llvm import (
     integer_gather,
     integer_gradient,
     pools,
+    scaled_gather,
     weight_gradient,
     winograd_gather,
     winograd_gradient,
@@ -31,7 +32,7 @@ class LlvmKernels:
     choices: Choices = ()
 
     @property
-    def has_planes(self) -> bool:
+    def scales(self) -> bool:
         return True
 
     def loop(self, loop: Loop) -> PrimFunc:
@@ -66,13 +67,23 @@ class LlvmKernels:
         choice = self._choice("integer_input_gradient", conv)
         return integer_gather.integer_input_gradient(conv, self.machine, gated, choice)
 
-    def planes_input_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:
-        choice = self._choice("planes_input_gradient", conv)
-        return integer_gather.planes_input_gradient(conv, self.machine, gated, choice)
-
     def integer_weight_gradient(self, conv: Convolution, signed: bool, gated: bool = False) -> PrimFunc:
         choice = self._choice("integer_weight_gradient", conv, signed)
         return integer_gradient.integer_weight_gradient(conv, self.machine, signed, gated, choice)
+
+    def scaled_convolution(
+        self, conv: Convolution, signed: bool, dtype: str, gated: bool = False
+    ) -> PrimFunc:
+        choice = self._choice("scaled_convolution", conv, signed)
+        return scaled_gather.scaled_convolution(conv, self.machine, signed, dtype, gated, choice)
+
+    def scaled_input_gradient(self, conv: Convolution, dtype: str, gated: bool = False) -> PrimFunc:
+        choice = self._choice("scaled_input_gradient", conv)
+        return scaled_gather.scaled_input_gradient(conv, self.machine, dtype, gated, choice)
+
+    def planes_input_gradient(self, conv: Convolution, dtype: str, gated: bool = False) -> PrimFunc:
+        choice = self._choice("planes_input_gradient", conv)
+        return scaled_gather.planes_input_gradient(conv, self.machine, dtype, gated, choice)
 
     def pool(self, pool: Pool, gated: bool = False) -> PrimFunc:
         return pools.pool(pool, self.machine, gated)

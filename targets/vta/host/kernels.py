@@ -18,8 +18,8 @@ class VtaKernels(LlvmKernels):
     array cannot do it, and what its stream is tested against."""
 
     @property
-    def has_planes(self) -> bool:
-        """The array multiplies one plane of bytes at a time."""
+    def scales(self) -> bool:
+        """The array's sums are scaled by the host."""
         return False
 
     def integer_convolution(self, conv: Convolution, signed: bool, gated: bool = False) -> PrimFunc:
