@@ -63,6 +63,7 @@ VARIANTS = {
     "slu 40 dense": Variant((gated(0.4, estimator="dense"),)),
     "psg hardware layer": Variant((SignPredict(fallback="layer"),)),
     "psg hardware never": Variant((SignPredict(fallback="never"),)),
+    "psg hardware float32": Variant((SignPredict(results="float32"),)),
     "psg hardware element": Variant((SignPredict(fallback="element"),)),
     "psg hardware 8 bits": Variant((SignPredict(gradient_bits=8),)),
     "psg hardware max": Variant((SignPredict(scale="max", fallback="layer"),)),

@@ -81,7 +81,8 @@ class Kernels(Protocol):
     def scaled_convolution(
         self, conv: Convolution, signed: bool, dtype: str, gated: bool = False
     ) -> PrimFunc:
-        """(x, weight, step, y) of e2.scaled_convolution; y is of type dtype, as in those that follow."""
+        """(x, weight, step, y) of e2.scaled_convolution; `dtype` is y's, as in those that follow:
+        float32, or uint16 for the bits of bfloat16."""
 
     def scaled_input_gradient(self, conv: Convolution, dtype: str, gated: bool = False) -> PrimFunc:
         """(dy, weight, step, dx) of e2.scaled_input_gradient."""

@@ -64,9 +64,13 @@ def steps(step: StepGraph, task: Task, batches: Iterable[Batch]) -> list[Named]:
     return results
 
 
+def _is_by_reciprocal(node: Any) -> bool:
+    return node.target is aten.mul.Tensor and node.args[1].target is aten.reciprocal.default
+
+
 def uncoded(code: Any) -> Any:
     """The float32 tensor that codes are taken of."""
-    while code.target is not aten.div.Tensor:
+    while code.target is not aten.div.Tensor and not _is_by_reciprocal(code):
         code = code.args[0]
     return code.args[0]
 

@@ -21,7 +21,7 @@ from e2compile.lower.kinds import (
 )
 from e2compile.lower.layout import Layout, Order
 from e2compile.lower.loop import Buffer, Compute, Gate, Load, Loop, Reduce, Value, View, Window
-from e2compile.lower.scalar import dtype_text
+from e2compile.lower.scalar import dtype_text, memory_text
 from e2compile.lower.views import Shape, shape_of, source_of, squeezed
 from e2compile.lower.windows import windows
 from e2compile.ops import MOMENTS
@@ -152,7 +152,7 @@ class LoopBuilder:
     def store(
         self, node: fx.Node, order: Order, donor: fx.Node | None = None, value: int | None = None
     ) -> None:
-        dtype = dtype_text(node.meta["val"].dtype)
+        dtype = memory_text(node.meta["val"].dtype)
         value = self.compute(node) if value is None else value
         if donor is not None:
             self.buffer(donor)
@@ -183,7 +183,7 @@ class LoopBuilder:
     def finish(self) -> LoopKernel:
         first = len(self.inputs)
         buffers = [
-            Buffer(squeezed(shape_of(n)), self.layout[n], dtype_text(n.meta["val"].dtype))
+            Buffer(squeezed(shape_of(n)), self.layout[n], memory_text(n.meta["val"].dtype))
             for n in self.inputs
         ]
         buffers += [buffer for _, buffer, _ in self.outputs]
@@ -218,9 +218,9 @@ def reduction_results(node: fx.Node) -> list[tuple[fx.Node | None, str]]:
     """The holders of a reduction's results with their types; None for one that nothing reads."""
     value = node.meta["val"]
     if isinstance(value, torch.Tensor):
-        return [(node, dtype_text(value.dtype))]
+        return [(node, memory_text(value.dtype))]
     items = {use.args[1]: use for use in node.users}
-    return [(items.get(i), dtype_text(v.dtype)) for i, v in enumerate(value)]
+    return [(items.get(i), memory_text(v.dtype)) for i, v in enumerate(value)]
 
 
 def _views(chain: tuple[fx.Node, ...]) -> tuple[View, ...]:

@@ -12,7 +12,7 @@ from e2compile.lower.inline import Live, live_of
 from e2compile.lower.kinds import is_constant
 from e2compile.lower.layout import Layout, Order, default, natural, weight
 from e2compile.lower.loop import Buffer, Load, Loop, View
-from e2compile.lower.scalar import dtype_text
+from e2compile.lower.scalar import dtype_text, memory_text
 from e2compile.lower.views import Shape, shape_of, source_of, squeezed
 from e2compile.lower.workload import Convolution, Pool
 from e2compile.ops import (
@@ -188,7 +188,7 @@ def _scalar(node: fx.Node) -> Operand:
 
 
 def _scaled(node: fx.Node, shape: Shape) -> Result:
-    return Result(node, shape, dtype_text(node.meta["val"].dtype))
+    return Result(node, shape, memory_text(node.meta["val"].dtype))
 
 
 _SCALED: dict[Any, Callable[[fx.Node], Call]] = {

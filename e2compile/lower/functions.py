@@ -33,6 +33,31 @@ def is_nan(x: Expr) -> Expr:
     return pattern > tirx.const(infinity, bits)
 
 
+def narrowed(x: Expr) -> Expr:
+    """The bits of the bfloat16 nearest to a float32, of two as near the even one, as uint16.
+
+    In bits, as TVM takes values of its own bfloat16 for integers once they are bound to a name. Lanes of a
+    vector, too, as in `widened`.
+    """
+    lanes = x.ty.dtype.removeprefix("float32")
+    word = f"uint32{lanes}"
+    bits = tirx.reinterpret(word, x)
+    high = tirx.shift_right(bits, tirx.const(16, word))
+    is_number = tirx.bitwise_and(bits, tirx.const(0x7FFFFFFF, word)) <= tirx.const(0x7F800000, word)
+    up = tirx.bitwise_and(high, tirx.const(1, word)) + tirx.const(0x7FFF, word)
+    nearest = tirx.shift_right(bits + up, tirx.const(16, word))
+    quiet = tirx.bitwise_or(high, tirx.const(0x40, word))
+    return tirx.Cast(f"uint16{lanes}", tirx.Select(is_number, nearest, quiet))
+
+
+def widened(bits: Expr) -> Expr:
+    """The float32 that the bits of a bfloat16 stand for."""
+    lanes = bits.ty.dtype.removeprefix("uint16")
+    word = f"uint32{lanes}"
+    shifted = tirx.shift_left(tirx.Cast(word, bits), tirx.const(16, word))
+    return tirx.reinterpret(f"float32{lanes}", shifted)
+
+
 def negation(a: Expr) -> Expr:
     """Not `tirx.Not`, which is pushed into comparisons."""
     return tirx.Select(a, tirx.const(False, "bool"), tirx.const(True, "bool"))

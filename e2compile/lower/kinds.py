@@ -239,6 +239,8 @@ def _why_not(node: fx.Node) -> str | None:
     if node.target is aten.argmax.default and len(reduced_dims(node)) > 1:
         return f"{name} over several dimensions"
     dtype = getattr(node.meta["val"], "dtype", torch.float32)
+    if dtype is torch.bfloat16 and node.target not in (aten._to_copy.default, *SCALED):
+        return f"{name} in {dtype}"
     without = (torch.float64,) if node.target is aten.erf.default else ()
     return f"{name} in {dtype}" if dtype in (*without, torch.complex64, torch.complex128) else None
 

@@ -20,6 +20,11 @@ def dtype_text(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def memory_text(dtype: torch.dtype) -> str:
+    """The type of a buffer that holds values of a type: a bfloat16 is the uint16 of its bits."""
+    return "uint16" if dtype is torch.bfloat16 else dtype_text(dtype)
+
+
 def _binary(apply: Callable[[Any, Any], Expr]) -> Rule:
     """With ATen's factor alpha on the second operand."""
     return lambda a, b, alpha=None: apply(a, b if alpha is None else b * alpha)

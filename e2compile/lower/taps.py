@@ -15,7 +15,7 @@ from e2compile.lower.schedule import Kernel, Schedule
 from e2compile.lower.views import Shape, shape_of, squeezed
 from e2compile.ops import PRODUCTS
 
-_DECISIONS = (torch.bool, torch.int8, torch.uint8)
+_DECISIONS = (torch.bool, torch.int8, torch.uint8, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,16 @@ class Tap:
 
     def logical(self, array: torch.Tensor) -> torch.Tensor:
         """The value as the graph has it, from what the kernel wrote."""
+        if self.node.meta["val"].dtype is torch.bfloat16:
+            array = array.view(torch.bfloat16)
         sizes = [squeezed(self.shape)[d] for d in self.order]
         back = sorted(range(len(self.order)), key=self.order.__getitem__)
         return array.reshape(sizes).permute(back).reshape(self.shape).contiguous()
 
 
 def taps(plan: Schedule) -> tuple[Tap, ...]:
-    """A tap for each flag, code, place of a maximum and integer product that a function's kernels write."""
+    """A tap for each flag, code, place of a maximum, integer product and value rounded to bfloat16 that a
+    function's kernels write."""
     return tuple(
         _tap(plan, number, argument, node, kernel)
         for number, kernel in enumerate(plan.kernels)

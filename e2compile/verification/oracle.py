@@ -38,8 +38,9 @@ class Decision:
     """How the oracle's own value of a call differs from the program's.
 
     `flipped` is the share of elements that differ at all, `far` of those that rounding does not explain:
-    codes that differ by more than one, flags whose two sides are not near each other. `is_product` marks
-    sums of integers, which may not differ. `unit` is the weight of one code: that of a low byte is 1/256.
+    codes and values in bfloat16 that differ by more than one step, flags whose two sides are not near each
+    other. `is_product` marks sums of integers, which may not differ. `unit` is the weight of one code: that
+    of a low byte is 1/256.
     """
 
     what: str
@@ -186,9 +187,17 @@ class _Judge:
 
 
 def _apart(a: Tensor, b: Tensor) -> Tensor:
-    """How far values are from each other; bytes on a circle, as a low one wraps where its high one moves."""
+    """How far values are from each other; bytes on a circle, as a low one wraps where its high one moves,
+    bfloat16 in steps from one to the next."""
+    if a.dtype is torch.bfloat16:
+        a, b = (_steps_from_zero(value) for value in (a, b))
     apart = (a.to(torch.int64) - b.to(torch.int64)).abs()
     return torch.minimum(apart, 256 - apart) if a.dtype.itemsize == 1 else apart
+
+
+def _steps_from_zero(value: Tensor) -> Tensor:
+    bits = value.contiguous().view(torch.int16).to(torch.int64)
+    return torch.where(bits < 0, -(bits + 2**15), bits)
 
 
 def _kinks(node: fx.Node, args: Any, value: Tensor, share: float) -> Tensor | None:

@@ -1,7 +1,7 @@
 """The body of a loop: its instructions as TIR expressions at one point."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ aten = torch.ops.aten
 
 # Their arguments after the first stay Python numbers.
 _WITH_NUMBERS = (aten.pow.Tensor_Scalar, aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default)
+# A type, and that of the buffers that hold it.
+_NARROW, _BITS = "bfloat16", "uint16"
 _LOGICAL = (aten.logical_and.default, aten.logical_or.default, aten.logical_not.default)
 
 
@@ -122,7 +124,10 @@ class Body:
         return result
 
     def values(self, point: Sequence[Any]) -> list[Expr]:
-        """Each instruction's value, bound to a name so that no expression is built twice."""
+        """Each instruction's value, bound to a name so that no expression is built twice.
+
+        What is bfloat16 in memory is float32 here.
+        """
         values: list[Expr] = []
         for instruction in self.loop.instructions:
             if isinstance(instruction, Load):
@@ -131,7 +136,7 @@ class Body:
                 values.append(T.bind(value) if instruction.buffer in self.loop.donated else value)
             else:
                 value = self._compute(instruction, point, values)
-                values.append(T.bind(value) if instruction.dtype.startswith("float") else value)
+                values.append(T.bind(value) if "float" in instruction.dtype else value)
         return values
 
     def flag(self, index: int, point: Sequence[Any]) -> Expr:
@@ -140,7 +145,16 @@ class Body:
         assert isinstance(load, Load)
         return self._load(load, point, [])
 
+    def store(self, target: int, value: Expr, place: Any) -> None:
+        """Write an output's element."""
+        view = self.views[target]
+        T.buffer_store(view, functions.narrowed(value) if view.dtype == _BITS else value, [place])
+
     def _load(self, load: Load, point: Sequence[Any], values: list[Expr]) -> Expr:
+        value = self._element(load, point, values)
+        return functions.widened(value) if value.ty.dtype == _BITS else value
+
+    def _element(self, load: Load, point: Sequence[Any], values: list[Expr]) -> Expr:
         view = self.views[load.buffer]
         if is_affine(load):
             return view[self._linear(*strides(self.loop, load), point)]
@@ -153,6 +167,9 @@ class Body:
         return view[self.loop.buffers[load.buffer].address(source_index(load, index))]
 
     def _compute(self, call: Compute, point: Sequence[Any], values: list[Expr]) -> Expr:
+        if call.dtype == _NARROW:
+            value = self._compute(replace(call, dtype="float32"), point, values)
+            return functions.widened(functions.narrowed(value))
         args = [values[a.index] if isinstance(a, Value) else a for a in call.args]
         if call.op in COMPARISONS:
             return RULES[call.op](*_common(args))

@@ -7,6 +7,7 @@ from typing import Any
 
 import tvm.tirx.script.builder as T
 
+from e2compile.lower import functions
 from e2compile.targets.llvm.axis import Lattice, Tile
 from e2compile.targets.llvm.blocks import Group
 from e2compile.targets.llvm.emit import (
@@ -100,7 +101,7 @@ class GatherTile:
         for low in rest:
             value = value * splat(T.float32(PLANE), width) + low
         value = value * splat(self.memory.step[0], width)
-        return T.Cast(typed(self.memory.target.dtype, width), value)
+        return value if self.memory.target.dtype == "float32" else functions.narrowed(value)
 
     def _first_position(self) -> Any:
         return self.tile.first + self.run * self.tile.size

@@ -113,7 +113,7 @@ def _assign(body: Body, point: Sequence[Any]) -> None:
     values = body.values(point)
     for value, target in body.loop.stores:
         buffer = body.loop.buffers[target]
-        T.buffer_store(body.views[target], values[value], [body.address(buffer, point)])
+        body.store(target, values[value], body.address(buffer, point))
 
 
 def vectorized(width: int, body: Callable[[Any], None]) -> None:

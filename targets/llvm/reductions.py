@@ -206,7 +206,7 @@ class _Reduction:
             values = self.body.values(point := self._point(row, outer, vector, lane))
             for value, target in self.loop.stores:
                 place = self.body.address(self.loop.buffers[target], point)
-                T.buffer_store(self.views[target], values[value], [place])
+                self.body.store(target, values[value], place)
             shifts = {
                 id(r): self._shift(r, row, vector, lane) for r in self.loop.reduces if r.kind == "moments"
             }

@@ -27,7 +27,8 @@ def scaled_convolution(
 ) -> tirx.PrimFunc:
     """(x, weight, step, [index, count], y): y = step times the convolution of x.
 
-    x is int8 if `signed`, else uint8; step is float32 (), here and in what follows, y of type `dtype`.
+    x is int8 if `signed`, else uint8; step is float32 (), here and in what follows, and `dtype` that of
+    the result: float32, or uint16 for the bits of bfloat16.
     """
     plan = integer_plan(conv, False, machine, signed, tile)
     return _scaled(conv, plan, {"x": "int8" if signed else "uint8"}, "y", dtype, gated, name)

@@ -17,6 +17,8 @@ from e2compile.ops import (
     MOMENTS,
     PLANES_INPUT_GRADIENT,
     POWER_OF_TWO_ABOVE,
+    SCALED_CONVOLUTION,
+    SCALED_INPUT_GRADIENT,
     UNIFORM,
 )
 
@@ -247,15 +249,40 @@ CASES: dict[Any, list[Case]] = {
             counted={"mac.int8": 128 * 27},
         )
     ],
+    SCALED_CONVOLUTION: [
+        case(
+            tensor(2, 3, 8, 8, dtype=BYTES),
+            tensor(4, 3, 3, 3, dtype=BYTES),
+            tensor(),
+            *CONVOLVED[:3],
+            1,
+            torch.bfloat16,
+            counted={"mac.int8": 128 * 27, "multiply.float32": 128},
+        )
+    ],
+    SCALED_INPUT_GRADIENT: [
+        case(
+            tensor(2, 4, 4, 4, dtype=BYTES),
+            tensor(4, 3, 3, 3, dtype=BYTES),
+            tensor(),
+            [2, 3, 8, 8],
+            *CONVOLVED[:3],
+            1,
+            torch.float32,
+            counted={"mac.int8": 128 * 27, "multiply.float32": 384},
+        )
+    ],
     PLANES_INPUT_GRADIENT: [
         case(
             tensor(2, 4, 4, 4, dtype=BYTES),
             tensor(2, 4, 4, 4, dtype=BYTES),
             tensor(4, 3, 3, 3, dtype=BYTES),
+            tensor(),
             [2, 3, 8, 8],
             *CONVOLVED[:3],
             1,
-            counted={"mac.int8": 2 * 128 * 27, "multiply.float32": 384, "add.float32": 384},
+            torch.bfloat16,
+            counted={"mac.int8": 2 * 128 * 27, "multiply.float32": 768, "add.float32": 384},
         )
     ],
     INTEGER_WEIGHT_GRADIENT: [

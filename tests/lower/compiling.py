@@ -132,14 +132,14 @@ def _run(function: Any, case: Case, orders: dict[str, tuple[int, ...]]) -> list[
     states = [i for i, slot in enumerate(case.graph.inputs) if slot.kind.is_state]
     place = {slot.target: i for i, slot in enumerate(case.graph.inputs)}
     found = []
-    for slot in case.graph.outputs:
+    for slot, node in zip(case.graph.outputs, case.graph.results, strict=True):
         if slot.kind.is_state:
             i = place[slot.target]
             found.append(_natural(given[i].numpy(), case.inputs[i].shape, orders[slot.target]))
         else:
-            array = next(returned).numpy()
-            assert not any(np.shares_memory(array, given[i].numpy()) for i in states)
-            found.append(torch.from_numpy(array))
+            result = next(returned)
+            assert not any(np.shares_memory(result.numpy(), given[i].numpy()) for i in states)
+            found.append(torch.from_dlpack(result).clone().view(node.meta["val"].dtype))
     return found
 
 

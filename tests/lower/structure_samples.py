@@ -12,6 +12,8 @@ from e2compile.ops import (
     INTEGER_WEIGHT_GRADIENT,
     MOMENTS,
     PLANES_INPUT_GRADIENT,
+    SCALED_CONVOLUTION,
+    SCALED_INPUT_GRADIENT,
     UNIFORM,
 )
 from tests.lower.sampling import SPECIAL, Sample, booleans, call, doubles, floats, integers, reduced
@@ -48,11 +50,12 @@ def codes(*shape: int, signed: bool = True) -> Tensor:
     return values.to(torch.int8 if signed else torch.uint8)
 
 
-def high_codes(*shape: int) -> Tensor:
-    """Such as the high plane of a gradient has: -128 would be beyond its range."""
-    return codes(*shape).clamp_min(-127)
+def two_planes(*shape: int) -> tuple[Tensor, Tensor]:
+    """A gradient's: a high byte of -128 would be beyond its range."""
+    return codes(*shape).clamp_min(-127), codes(*shape)
 
 
+STEP = torch.tensor(0.0123)
 PLAIN = ([1, 1], [1, 1], [1, 1], 1)
 STRIDED = ([2, 2], [0, 1], [1, 2], 2)
 
@@ -173,9 +176,18 @@ SAMPLES: dict[Any, list[Sample]] = {
         call(codes(3, 7, 9, 8), codes(7, 5, 3, 3), [3, 5, 9, 8], *PLAIN),
         call(codes(3, 6, 4, 3), codes(6, 2, 3, 3), [3, 4, 9, 8], *STRIDED),
     ],
+    # So are scaled ones, in float32 as in bfloat16: both round where the reference does.
+    SCALED_CONVOLUTION: [
+        call(codes(3, 5, 9, 8, signed=False), codes(7, 5, 3, 3), STEP, *PLAIN, torch.float32),
+        call(codes(3, 4, 9, 8), codes(6, 2, 3, 3), STEP, *STRIDED, torch.bfloat16),
+    ],
+    SCALED_INPUT_GRADIENT: [
+        call(codes(3, 7, 9, 8), codes(7, 5, 3, 3), STEP, [3, 5, 9, 8], *PLAIN, torch.bfloat16),
+        call(codes(3, 6, 4, 3), codes(6, 2, 3, 3), STEP, [3, 4, 9, 8], *STRIDED, torch.float32),
+    ],
     PLANES_INPUT_GRADIENT: [
-        call(high_codes(3, 7, 9, 8), codes(3, 7, 9, 8), codes(7, 5, 3, 3), [3, 5, 9, 8], *PLAIN),
-        call(high_codes(3, 6, 4, 3), codes(3, 6, 4, 3), codes(6, 2, 3, 3), [3, 4, 9, 8], *STRIDED),
+        call(*two_planes(3, 7, 9, 8), codes(7, 5, 3, 3), STEP, [3, 5, 9, 8], *PLAIN, torch.float32),
+        call(*two_planes(3, 6, 4, 3), codes(6, 2, 3, 3), STEP, [3, 4, 9, 8], *STRIDED, torch.bfloat16),
     ],
     INTEGER_WEIGHT_GRADIENT: [
         call(codes(3, 5, 9, 8, signed=False), codes(3, 7, 9, 8), [7, 5, 3, 3], *PLAIN),

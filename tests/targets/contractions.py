@@ -32,7 +32,7 @@ def same(batch: int, size: int, inner: int, outer: int, stride: int = 1, groups:
 
 
 @cache
-def built(kernel: Kernel, conv: Convolution, machine: Machine, **options: bool) -> Callable[..., None]:
+def built(kernel: Kernel, conv: Convolution, machine: Machine, **options: bool | str) -> Callable[..., None]:
     return tvm.compile(kernel(conv, machine, name="main", **options), tvm_target())["main"]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,13 +11,14 @@ from hypothesis import strategies as st
 
 from e2compile.errors import CompileError
 from e2compile.lower.workload import Convolution
-from e2compile.targets.llvm.integer_gather import (
-    integer_convolution,
-    integer_input_gradient,
-    planes_input_gradient,
-)
+from e2compile.targets.llvm.integer_gather import integer_convolution, integer_input_gradient
 from e2compile.targets.llvm.integer_gradient import integer_weight_gradient
 from e2compile.targets.llvm.machine import Dot, Machine, host, named
+from e2compile.targets.llvm.scaled_gather import (
+    planes_input_gradient,
+    scaled_convolution,
+    scaled_input_gradient,
+)
 from tests.targets.contractions import built, gate, only, reference, run, same
 from tests.targets.test_contraction import GATED, NETWORKS, convolutions
 
@@ -42,9 +44,17 @@ def operands(conv: Convolution, signed: bool) -> tuple[torch.Tensor, torch.Tenso
     return x, weight, dy
 
 
-def combined(high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
-    """Of exact sums of the two planes, as e2.planes_input_gradient has it."""
-    return 256 * high.to(torch.float32) + low.to(torch.float32)
+STEP = torch.tensor(0.0123)
+
+
+def scaled(exact: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Exact sums as e2.scaled_convolution has them."""
+    return (exact.to(torch.float32) * STEP).to(dtype)
+
+
+def combined(high: torch.Tensor, low: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Exact sums of the two planes as e2.planes_input_gradient has them."""
+    return ((256 * high.to(torch.float32) + low.to(torch.float32)) * STEP).to(dtype)
 
 
 def planes_of(conv: Convolution, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,10 +81,25 @@ def check(conv: Convolution, machine: Machine, signed: bool) -> None:
     if signed:
         kernel = built(integer_input_gradient, conv, machine)
         assert torch.equal(run(kernel, blank(conv.x_shape), dy, weight), dx)
-        high, low = planes_of(conv, torch.Generator().manual_seed(1))
-        dx = combined(*(reference(conv, x, weight, plane)[1] for plane in (high, low)))
-        kernel = built(planes_input_gradient, conv, machine)
-        assert torch.equal(run(kernel, blank(conv.x_shape).float(), high, low, weight), dx)
+
+
+def check_scaled(conv: Convolution, machine: Machine, signed: bool, dtype: torch.dtype) -> None:
+    x, weight, dy = operands(conv, signed)
+    y, dx, _ = reference(conv, x, weight, dy)
+    held = torch.float32 if dtype is torch.float32 else torch.uint16
+    name = str(held).removeprefix("torch.")
+
+    def found(kernel: Any, shape: Sequence[int], *inputs: torch.Tensor) -> torch.Tensor:
+        return run(kernel, blank(shape).to(held), *inputs, weight, STEP).view(dtype)
+
+    kernel = built(scaled_convolution, conv, machine, signed=signed, dtype=name)
+    assert torch.equal(found(kernel, conv.y_shape, x), scaled(y, dtype))
+    kernel = built(scaled_input_gradient, conv, machine, dtype=name)
+    assert torch.equal(found(kernel, conv.x_shape, dy), scaled(dx, dtype))
+    high, low = planes_of(conv, torch.Generator().manual_seed(1))
+    dx = combined(*(reference(conv, x, weight, plane)[1] for plane in (high, low)), dtype)
+    kernel = built(planes_input_gradient, conv, machine, dtype=name)
+    assert torch.equal(found(kernel, conv.x_shape, high, low), dx)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -93,6 +118,31 @@ def test_computes_the_same_on_other_machines(machine: str) -> None:
 @given(conv=convolutions(), machine=st.sampled_from(["host", "plain", "arm", "avx2"]), signed=st.booleans())
 def test_computes_what_torch_does_at_any_shape(conv: Convolution, machine: str, signed: bool) -> None:
     check(conv, MACHINES[machine], signed)
+
+
+TYPES = [torch.float32, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("machine", MACHINES)
+def test_scales_as_torch_does(machine: str, dtype: torch.dtype) -> None:
+    check_scaled(same(5, 6, 7, 13), MACHINES[machine], True, dtype)
+    check_scaled(same(3, 7, 10, 21, 2), MACHINES[machine], False, dtype)
+    check_scaled(same(2, 7, 21, 21, 2, 21), MACHINES[machine], True, dtype)
+    check_scaled(Convolution(2, 5, 5, 16, 8), MACHINES[machine], False, dtype)
+
+
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(conv=convolutions(), machine=st.sampled_from(["host", "plain", "arm", "avx2"]), signed=st.booleans())
+def test_scales_as_torch_does_at_any_shape(conv: Convolution, machine: str, signed: bool) -> None:
+    check_scaled(conv, MACHINES[machine], signed, torch.bfloat16)
+
+
+def test_what_is_no_number_stays_none_in_bfloat16() -> None:
+    x, weight, _ = operands(conv := same(2, 6, 8, 16), False)
+    kernel = built(scaled_convolution, conv, host(), dtype="uint16")
+    out = run(kernel, blank(conv.y_shape).to(torch.uint16), x, weight, torch.tensor(torch.nan))
+    assert out.view(torch.bfloat16).isnan().all()
 
 
 EXTREMES = {
@@ -127,7 +177,7 @@ def test_planes_are_exact_at_the_ends_of_the_range(byte: int, channels: int, mac
     weight = torch.full(conv.weight_shape, -128, dtype=torch.int8)
     _, exact, _ = reference(conv, torch.zeros(conv.x_shape), weight, high)
     kernel = built(planes_input_gradient, conv, MACHINES[machine])
-    out = run(kernel, blank(conv.x_shape).float(), high, low, weight)
+    out = run(kernel, blank(conv.x_shape).float(), high, low, weight, STEP)
     assert torch.equal(out, combined(exact, exact))
 
 
@@ -177,9 +227,13 @@ def test_touches_live_samples_only(name: str, live: list[int]) -> None:
     out = run(kernel, blank(conv.x_shape), dy, weight, *gate(live, conv.batch))
     assert torch.equal(out, only(dx, live, SENTINEL))
     kernel = built(planes_input_gradient, conv, machine, gated=True)
-    out = run(kernel, blank(conv.x_shape).float(), dy.clamp_min(-127), dy, weight, *gate(live, conv.batch))
-    high = reference(conv, x, weight, only(dy.clamp_min(-127), live, 0))[1]
-    assert torch.equal(out, only(combined(high, dx), live, float(SENTINEL)))
+    high = dy.clamp_min(-127)
+    out = run(kernel, blank(conv.x_shape).float(), high, dy, weight, STEP, *gate(live, conv.batch))
+    of_high = reference(conv, x, weight, only(high, live, 0))[1]
+    assert torch.equal(out, only(combined(of_high, dx), live, float(SENTINEL)))
+    kernel = built(scaled_convolution, conv, machine, signed=signed, gated=True)
+    out = run(kernel, blank(conv.y_shape).float(), x, weight, STEP, *gate(live, conv.batch))
+    assert torch.equal(out, only(scaled(y), live, float(SENTINEL)))
     kernel = built(integer_weight_gradient, conv, machine, signed=signed, gated=True)
     out = run(kernel, blank(conv.weight_shape), x, dy, *gate(live, conv.batch))
     assert torch.equal(out, dweight if live else blank(conv.weight_shape))

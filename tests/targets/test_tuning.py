@@ -29,7 +29,7 @@ from e2compile.targets.llvm.tuning_table import Measured
 from tests.targets.contractions import TOLERANCE, reference, run, same
 
 FLOATS = ("convolution", "input_gradient", "weight_gradient")
-PLANES = "planes_input_gradient"
+SCALED = ("scaled_convolution", "scaled_input_gradient", "planes_input_gradient")
 INTEGERS = ("integer_convolution", "integer_input_gradient", "integer_weight_gradient")
 CONV = same(3, 8, 18, 20)
 STRIDED = same(2, 9, 7, 13, 2)
@@ -43,7 +43,7 @@ PICKS = (1, -1)
 
 @pytest.mark.parametrize("conv", [CONV, STRIDED, DEPTHWISE], ids=["dense", "strided", "depthwise"])
 def test_candidates_are_distinct_and_in_order_of_cost(conv: Convolution) -> None:
-    for method in (*FLOATS, *INTEGERS, PLANES):
+    for method in (*FLOATS, *INTEGERS, *SCALED):
         found = candidates(Contraction(method, conv), host())
         assert len(found) == len(set(found)) > 1
     forward, gradient = gather_plan(conv, False, host(), Floats()), gradient_plan(conv, host(), Floats())
@@ -72,7 +72,7 @@ def test_winograd_is_a_candidate_where_it_fits(method: str, conv: Convolution, p
     ]
 
 
-@pytest.mark.parametrize("method", [*FLOATS, *INTEGERS, PLANES])
+@pytest.mark.parametrize("method", [*FLOATS, *INTEGERS, *SCALED])
 def test_the_first_candidate_is_what_is_taken_without_tuning(method: str) -> None:
     contraction = Contraction(method, CONV)
     first, second, *_ = candidates(contraction, host())
