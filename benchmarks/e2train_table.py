@@ -83,11 +83,11 @@ class Network:
         self.tables = {table: Cashier(prices.find(table, CPU.prices)) for table in TABLES}
         self.graph = e2compile.capture(nets.net(name), nets.batch(128))
         self.skips = SKIPS.get(name, ())
-        self.plain = count(self.graph.captured, planned=True)
+        self.plain = count(self.graph.captured, planned=True, scales=CPU.scales)
 
     def rows(self) -> Iterator[Row]:
         def work(item: Quantise | SignPredict) -> Work:
-            return count(outlined(item(step).graph), planned=True)
+            return count(outlined(item(step).graph), planned=True, scales=CPU.scales)
 
         step = self.graph.captured
         yield self._row("plain", 0.0, 1.0, self.plain)
@@ -95,7 +95,9 @@ class Network:
         if self.skips:
             gated = self.graph.apply(LayerGate())
             (step,) = [graph for name, graph in stages(gated) if name != "captured"]
-            yield self._row("stochastic depth", STOCHASTIC_DEPTH, 1.0, count(step, planned=True))
+            yield self._row(
+                "stochastic depth", STOCHASTIC_DEPTH, 1.0, count(step, planned=True, scales=CPU.scales)
+            )
             step = next(stage.graph for stage in gated.stages if stage.name == "differentiated")
         for signs, item, fallback in (
             ("paper signs", SignPredict(preset="paper"), 1.0),

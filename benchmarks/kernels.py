@@ -75,7 +75,7 @@ class Row:
 def lowered(graph: TrainingGraph, kernels: Kernels) -> tuple[IRModule, dict[str, Any]]:
     """A step as a module, and by its name the workload of each kernel that has one, with its method."""
     lowering = Lowering(kernels)
-    fusion = fused(entry_points(graph.step).step, scales=kernels.scales)
+    fusion = fused(entry_points(graph.step).step, scales=CPU.scales)
     lowering.function("step", fusion, state_orders(fusion.step))
     workloads = {
         str(variable.name_hint): key[:2]

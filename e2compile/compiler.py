@@ -78,7 +78,7 @@ def compile(
     rates = tabulate(graph.task)
     memory_bytes = None if memory_budget is None else memory_budget * 10**6
     if tune is not None:
-        calls = _contractions(graph, chosen.kernels.scales)
+        calls = _contractions(graph, chosen.scales)
         clock.done("contractions listed")
         chosen = chosen.tuned(calls, tune, folder() if cache else None, progress or (lambda _: None))
         clock.done("tuned")
@@ -164,10 +164,10 @@ def _build(
         functions["keep"] = entries.keep
     clock.done("captured and rewritten")
     fusions = {
-        name: fused(function, memory_bytes if name == "step" else None, target.kernels.scales)
+        name: fused(function, memory_bytes if name == "step" else None, target.scales)
         for name, function in functions.items()
     }
-    work = counted(graph, fusions)
+    work = counted(graph, target.scales, fusions)
     for number, stage in enumerate(graph.stages):
         artefact.write_stage(place / "graphs", number, stage, work.calls.get(number))
     artefact.write_evaluation(place / "graphs", graph.evaluation_step)

@@ -26,17 +26,17 @@ class Counted:
     calls: dict[int, ByNode]
 
 
-def counted(graph: TrainingGraph, fusions: Fusions) -> Counted:
+def counted(graph: TrainingGraph, scales: bool, fusions: Fusions) -> Counted:
     """The step before the passes and after them, phases of each stage, calls by the number of their stage.
 
-    `fusions` are those of the functions that were lowered.
+    `fusions` are those of the functions that were lowered, for a target that `scales` or does not.
     """
     steps = {i: stage for i, stage in enumerate(graph.stages) if isinstance(stage.graph, StepGraph)}
     graphs = [stage.graph for stage in steps.values() if isinstance(stage.graph, StepGraph)]
-    calls = dict(zip(steps, count_stages(graphs, planned=True, fusions=fusions), strict=True))
+    calls = dict(zip(steps, count_stages(graphs, planned=True, scales=scales, fusions=fusions), strict=True))
     numbers = {id(stage.graph): i for i, stage in steps.items()}
     own = numbers.get(id(graph.captured))
-    before = count(graph.captured, planned=True) if own is None else total(calls[own])
+    before = count(graph.captured, planned=True, scales=scales) if own is None else total(calls[own])
     works = {i: total(found) for i, found in calls.items()}
     after = works[numbers[id(graph.step)]]
     stages = [("captured", before), *((steps[i].name, work) for i, work in works.items() if i != own)]

@@ -121,7 +121,7 @@ class Quote:
 
 def quote(step: StepGraph, target: Target, table: Table) -> Quote:
     """Count a step, and ask the target what its accelerator takes for it."""
-    return _quote(step, count(step, planned=True), target, table)
+    return _quote(step, count(step, planned=True, scales=target.scales), target, table)
 
 
 def _quote(step: StepGraph, work: Work, target: Target, table: Table) -> Quote:
@@ -149,11 +149,11 @@ def estimate(
     graph = target.prepare(graph)
     found = prices.find(table, target.prices)
     named = list(stages(graph))
-    works = map(total, count_stages([step for _, step in named], planned=True))
+    works = map(total, count_stages([step for _, step in named], planned=True, scales=target.scales))
     rungs = [(n, _quote(step, work, target, found)) for (n, step), work in zip(named, works, strict=True)]
     plain, last = rungs[0][1], rungs[-1][1]
     evaluations = [
-        replace(quoted, work=count_evaluation(g.evaluation_step, planned=True))
+        replace(quoted, work=count_evaluation(g.evaluation_step, planned=True, scales=target.scales))
         for quoted, g in ((plain, _bare(graph)), (last, graph))
     ]
     symbols = frozenset().union(*(q.work.symbols for _, q in rungs), evaluations[1].work.symbols)

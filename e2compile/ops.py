@@ -265,7 +265,8 @@ def _(
     groups: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    return (integer_convolution(x, weight, stride, padding, dilation, groups) * step).to(dtype)
+    y: Tensor = integer_convolution(x, weight, stride, padding, dilation, groups)
+    return (y * step).to(dtype)
 
 
 @torch.library.custom_op("e2::scaled_input_gradient", mutates_args=())
@@ -310,7 +311,8 @@ def planes_input_gradient(
     """
     geometry = (size, stride, padding, dilation, groups)
     dx, rest = (integer_input_gradient(plane, weight, *geometry).to(torch.float32) for plane in (high, low))
-    return ((dx * 256.0 + rest) * step).to(dtype)
+    total: Tensor = (dx * 256.0 + rest) * step
+    return total.to(dtype)
 
 
 @planes_input_gradient.register_fake

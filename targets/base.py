@@ -59,11 +59,6 @@ class Kernels(Protocol):
     The integer kernels take int8, or uint8 for an x that is not `signed`, and give int32.
     """
 
-    @property
-    def scales(self) -> bool:
-        """Whether there are kernels of integer contractions that scale their results: if not, the last three
-        are never asked for."""
-
     def loop(self, loop: Loop) -> PrimFunc: ...
 
     def convolution(self, conv: Convolution, bias: bool, gated: bool = False) -> PrimFunc: ...
@@ -114,6 +109,10 @@ class Target(Protocol):
 
     @property
     def kernels(self) -> Kernels: ...
+
+    @property
+    def scales(self) -> bool:
+        """Whether integer contractions scale their sums themselves: kernels named scaled_* and planes_*."""
 
     @property
     def prices(self) -> Path:

@@ -41,42 +41,45 @@ _FREE = (*VIEWS, *CONSTANTS, operator.getitem)
 Fusions = Mapping[str, Fusion]
 
 
-def count(step: StepGraph, planned: bool = False) -> Work:
+def count(step: StepGraph, planned: bool = False, scales: bool = False) -> Work:
     """The work of a scheduled step.
 
     Its conditions are `step`, where steps may be dropped, the name of a guard, like `slu.0`, and that of a
-    predicted layer, like `psg.conv1`, for the product that it falls back to.
+    predicted layer, like `psg.conv1`, for the product that it falls back to. `scales` is the target's, for
+    `planned` work.
 
     Raises CompileError for operators of which no work is known.
     """
-    return total(count_nodes(step, planned))
+    return total(count_nodes(step, planned, scales))
 
 
-def count_nodes(step: StepGraph, planned: bool = False, fusions: Fusions | None = None) -> ByNode:
+def count_nodes(
+    step: StepGraph, planned: bool = False, scales: bool = False, fusions: Fusions | None = None
+) -> ByNode:
     """The same work by the call that it is of, in the graph itself or in a branch of it.
 
     `fusions` may hold the step's, `step` and `keep`, as a build has made them.
     """
     entries, known = entry_points(step), fusions or {}
-    found = _count(entries.step, planned, known.get("step"))
+    found = _count(entries.step, planned, scales, known.get("step"))
     if entries.keep is None:
         return found
     # the guard's own graph is a copy under the same names
     outer = {node.name: node for node in step.graph.nodes}
-    keep = _count(entries.keep, planned, known.get("keep"))
+    keep = _count(entries.keep, planned, scales, known.get("keep"))
     guard = {outer[node.name]: items for node, items in keep.items()}
     return guard | {node: Work(items).under(Condition(STEP)).items for node, items in found.items()}
 
 
 def count_stages(
-    steps: Sequence[StepGraph], planned: bool = False, fusions: Fusions | None = None
+    steps: Sequence[StepGraph], planned: bool = False, scales: bool = False, fusions: Fusions | None = None
 ) -> list[ByNode]:
     """The work of a graph's steps, each made from the one before; `fusions` are the last one's.
 
     A root guard changes nothing inside of it, so that is counted once.
     """
     *others, last = steps
-    found = [count_nodes(last, planned, fusions)]
+    found = [count_nodes(last, planned, scales, fusions)]
     if others and entry_points(last).keep is not None:
         before, copied = others.pop(), entry_points(last).step.graph.nodes
         inner = {node: Work(items).inside(STEP).items for node, items in found[0].items()}
@@ -84,7 +87,7 @@ def count_stages(
         # calls in branches are the same nodes in both
         renamed = dict(copies)
         found.insert(0, {renamed.get(node, node): items for node, items in inner.items() if items})
-    return [count_nodes(step, planned) for step in others] + found
+    return [count_nodes(step, planned, scales) for step in others] + found
 
 
 def total(found: ByNode) -> Work:
@@ -92,16 +95,18 @@ def total(found: ByNode) -> Work:
     return together(map(Work, found.values())).merged()
 
 
-def count_evaluation(step: StepGraph, planned: bool = False, fusion: Fusion | None = None) -> Work:
+def count_evaluation(
+    step: StepGraph, planned: bool = False, scales: bool = False, fusion: Fusion | None = None
+) -> Work:
     """The work of one batch's evaluation."""
-    work = total(_count(step, planned, fusion))
+    work = total(_count(step, planned, scales, fusion))
     return Work(tuple(replace(item, phase=EVALUATION) for item in work.items))
 
 
-def _count(step: StepGraph, planned: bool, fusion: Fusion | None = None) -> ByNode:
+def _count(step: StepGraph, planned: bool, scales: bool, fusion: Fusion | None = None) -> ByNode:
     """Work by the call that a node of the graph without conditionals stands for."""
     if planned:
-        fusion = fusion or fused(step)
+        fusion = fusion or fused(step, scales=scales)
         counter = _Counter(fusion.step, Fused(fusion))
     else:
         counter = _Counter(inlined(step), Unfused())

@@ -82,7 +82,8 @@ def _calls(graph: fx.Graph, target: Any) -> list[fx.Node]:
 def _match(node: fx.Node) -> _Scaled | None:
     """float32(sums) * step, or (256 * float32(high) + float32(low)) * step, and where that is all that is
     read of it, rounded."""
-    contractions, factor = (node,), 1
+    contractions: tuple[fx.Node, ...] = (node,)
+    factor = 1
     value = _only_user(node, aten._to_copy.default)
     planes = _only_user(value, aten.mul.Scalar)
     if planes is not None and planes.args[1] == _PLANE:

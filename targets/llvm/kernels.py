@@ -31,10 +31,6 @@ class LlvmKernels:
     machine: Machine
     choices: Choices = ()
 
-    @property
-    def scales(self) -> bool:
-        return True
-
     def loop(self, loop: Loop) -> PrimFunc:
         return (reduction if loop.reduces else elementwise)(loop, self.machine)
 

@@ -1,5 +1,6 @@
 """Integer convolutions and input gradients whose sums leave the registers scaled, in float32 or bfloat16."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from tvm import tirx
@@ -73,8 +74,8 @@ def _scaled(
 ) -> tirx.PrimFunc:
     """The gather of `sources`, each of its type, as a function with these names."""
     given, made = (conv.y_shape, conv.x_shape) if plan.transposed else (conv.x_shape, conv.y_shape)
-    shapes = dict.fromkeys(sources, given) | {"weight": conv.weight_shape, "step": ()}
-    shapes |= gate(conv, gated) | {target: made}
+    shapes: dict[str, Sequence[int]] = dict.fromkeys(sources, given)
+    shapes |= {"weight": conv.weight_shape, "step": ()} | gate(conv, gated) | {target: made}
     with function(name) as builder:
         found = arguments(shapes, sources | {"weight": "int8", target: dtype})
         memory = Memory(

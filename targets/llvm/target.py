@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from e2compile.errors import MissingError, UsageError
 from e2compile.runtime.host import Host
@@ -30,6 +30,7 @@ class LlvmTarget:
     name: str = "cpu"
     machine: Machine = field(default_factory=host)
     choices: "Choices" = ()
+    scales: ClassVar[bool] = True
 
     @property
     def kernels(self) -> "LlvmKernels":

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from e2compile.errors import UsageError
 from e2compile.runtime import manifest as manifests
@@ -34,6 +34,7 @@ class VtaTarget:
     cpu: LlvmTarget = CPU
     largest_transfer: int = LARGEST_TRANSFER  # bytes of a stream's instructions, and of its micro-ops
     name: str = "fpga"
+    scales: ClassVar[bool] = False
 
     @property
     def kernels(self) -> "VtaKernels":

@@ -113,7 +113,7 @@ class _Typing(fx.Interpreter):
 def results(cases: Mapping[str, Case]) -> dict[str, list[Tensor]]:
     """What each case's compiled form gives for each of its outputs, all built as one module."""
     lowering = Lowering(CPU.kernels)
-    fusions = {name: fused(case.graph, scales=CPU.kernels.scales) for name, case in cases.items()}
+    fusions = {name: fused(case.graph, scales=CPU.scales) for name, case in cases.items()}
     orders = {name: state_orders(fusion.step) for name, fusion in fusions.items()}
     functions = {name: f"function{i}" for i, name in enumerate(cases)}
     for name, fusion in fusions.items():

@@ -17,11 +17,6 @@ class VtaKernels(LlvmKernels):
     """An integer kernel enters a module as the host would run it: that is what it means, what runs where the
     array cannot do it, and what its stream is tested against."""
 
-    @property
-    def scales(self) -> bool:
-        """The array's sums are scaled by the host."""
-        return False
-
     def integer_convolution(self, conv: Convolution, signed: bool, gated: bool = False) -> PrimFunc:
         return _noted(super().integer_convolution(conv, signed, gated), FORWARD, conv, signed, gated)
 
