@@ -21,11 +21,12 @@ from e2compile.targets.llvm.emit import (
     store,
     typed,
     unless_empty,
+    when,
 )
 from e2compile.targets.llvm.machine import Machine
 from e2compile.targets.llvm.tile_operands import copied_rows, packed_weights, weight_tile
 from e2compile.targets.llvm.tile_plan import TilePlan, plan
-from e2compile.targets.llvm.tiles import BYTES, LANES, ROWS, SIZE, Tiles, configured
+from e2compile.targets.llvm.tiles import BYTES, DEPTH, LANES, SIZE, Shape, Tiles, configured
 
 # What a unit of the high plane is worth in units of the low one.
 _HIGH = 256.0
@@ -96,19 +97,21 @@ def _gather(plan: TilePlan, memory: Memory, signed: bool) -> None:
             sample = T.bind(memory.live[task // plan.bands])
             first = T.bind(least(task % plan.bands * plan.band, plan.target_shape[1] - plan.band))
             sources = [copied_rows(plane, plan, sample, first) for plane in memory.planes]
-            height, width = plan.conv.kernel[0], plan.positions
-            sums = [width] * plan.rows * plan.planes
-            with configured(plan.machine, [*sums, width, *[ROWS] * height]) as tiles:
+            with configured(plan.machine, _shapes(plan)) as tiles:
                 origin = T.bind((sample * plan.target_shape[1] + first) * plan.target_shape[2])
                 TileGather(plan, tiles, sources, weights, memory.target, origin, signed).emit()
 
 
+def _shapes(plan: TilePlan) -> list[Shape]:
+    """Sums, plane by plane, then a tile of a source, then one of weights for each row of the kernel."""
+    sums, weights = plan.rows * plan.planes, plan.conv.kernel[0]
+    source, weight = Shape(plan.positions, plan.depth), Shape(plan.depth // DEPTH)
+    return [*[Shape(plan.positions)] * sums, source, *[weight] * weights]
+
+
 @dataclass(frozen=True)
 class TileGather:
-    """A task: a band of rows of one sample, which begins at pixel `origin` of the target.
-
-    Registers are sums, plane by plane, then one for sources, then one for each row of the kernel.
-    """
+    """A task: a band of rows of one sample, which begins at pixel `origin` of the target."""
 
     plan: TilePlan
     tiles: Tiles
@@ -119,29 +122,60 @@ class TileGather:
     signed: bool
 
     def emit(self) -> None:
-        plan = self.plan
-        buffer = padded(plan.planes * SIZE, "int32") if plan.planes > 1 else None
-        width = plan.target_shape[2]
-        with T.serial(plan.groups) as group:
-            if plan.runs == 1:
+        with T.serial(self.plan.groups) as group:
+            if self.plan.runs == 1:
                 self._load_weights(group, 0)
-            with T.serial(-(-plan.band // plan.rows)) as block, T.serial(-(-width // plan.positions)) as tile:
-                row = T.bind(least(block * plan.rows, plan.band - plan.rows))
-                column = T.bind(least(tile * plan.positions, width - plan.positions))
-                self._sum(group, row, column)
-                for each in range(plan.rows):
-                    pixel = self.origin + (row + each) * width + column
-                    self._write(each, T.bind(pixel * plan.targets + group * LANES), buffer)
+            if self.plan.planes == 1:
+                self._sum_into_target(group)
+            else:
+                self._sum_and_join(group)
 
-    def _sum(self, group: Any, row: Any, column: Any) -> None:
+    def _sum_into_target(self, group: Any) -> None:
+        with T.serial(self.plan.steps) as step:
+            self._sum(group, step)
+            for row, place in enumerate(self._places(group, step)):
+                self.tiles.store(row, self.target, place, self.plan.targets)
+
+    def _sum_and_join(self, group: Any) -> None:
+        """Planes are joined a step later: then products do not wait for it."""
+        sums = padded(self._source * SIZE, "int32")
+        with T.serial(self.plan.steps) as step:
+            self._sum(group, step)
+            with when(step > 0):
+                self._join(sums, group, step - 1)
+            for total in range(self._source):
+                self.tiles.store(total, sums, total * SIZE, LANES)
+        self._join(sums, group, self.plan.steps - 1)
+
+    def _join(self, sums: Any, group: Any, step: Any) -> None:
+        plan = self.plan
+        for row, place in enumerate(self._places(group, step)):
+            with T.serial(plan.positions) as position:
+                high, low = (
+                    _float(sums, (plane * plan.rows + row) * SIZE + position * LANES)
+                    for plane in range(plan.planes)
+                )
+                value = high * splat(T.float32(_HIGH), LANES) + low
+                store(self.target, place + position * plan.targets, value, LANES)
+
+    def _places(self, group: Any, step: Any) -> list[Any]:
+        """Where in the target the tiles of a step begin, row by row."""
+        plan = self.plan
+        row, column = plan.site(step)
+        pixels = [self.origin + (row + each) * plan.target_shape[2] + column for each in range(plan.rows)]
+        return [T.bind(pixel * plan.targets + group * LANES) for pixel in pixels]
+
+    def _sum(self, group: Any, step: Any) -> None:
+        plan = self.plan
+        row, column = plan.site(step)
         for total in range(self._source):
             self.tiles.zero(total)
-        with T.serial(self.plan.runs) as run:
-            if self.plan.runs > 1:
+        with T.serial(plan.runs) as run:
+            if plan.runs > 1:
                 self._load_weights(group, run)
-            place = T.bind(row * self.plan.pitch + column * self.plan.sources + run * BYTES)
-            for seen in range(self.plan.rows + self.plan.conv.kernel[0] - 1):
-                for plane in range(self.plan.planes):
+            place = T.bind(row * plan.pitch + column * plan.sources + run * BYTES + plan.lead - plan.border)
+            for seen in range(plan.rows + plan.conv.kernel[0] - 1):
+                for plane in range(plan.planes):
                     self._add(plane, seen, place)
 
     def _add(self, plane: int, seen: int, place: Any) -> None:
@@ -158,21 +192,10 @@ class TileGather:
             place = T.bind(weight_tile(self.plan, group, run, row))
             self.tiles.load(self._source + 1 + row, self.weights, place, LANES)
 
-    def _write(self, row: int, place: Any, buffer: Any) -> None:
-        plan = self.plan
-        if buffer is None:
-            self.tiles.store(row, self.target, place, plan.targets)
-            return
-        for plane in range(plan.planes):
-            self.tiles.store(plane * plan.rows + row, buffer, plane * SIZE, LANES)
-        with T.serial(plan.positions) as position:
-            high, low = (
-                T.Cast(typed("float32", LANES), load(buffer, plane * SIZE + position * LANES, LANES))
-                for plane in range(plan.planes)
-            )
-            value = high * splat(T.float32(_HIGH), LANES) + low
-            store(self.target, place + position * plan.targets, value, LANES)
-
     @property
     def _source(self) -> int:
         return self.plan.rows * self.plan.planes
+
+
+def _float(sums: Any, place: Any) -> Any:
+    return T.Cast(typed("float32", LANES), load(sums, place, LANES))

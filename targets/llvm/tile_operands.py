@@ -55,19 +55,19 @@ def copied_rows(source: Any, plan: TilePlan, sample: Any, first: Any) -> Any:
     Tiles read beyond the last row: what is there meets weights that are zero.
     """
     _, height, width, channels = plan.source_shape
-    size, border = width * channels, plan.padding[1] * channels
-    rows = scratch(plan.source_rows * plan.pitch + BYTES, source.dtype)
-    store(rows, plan.source_rows * plan.pitch, zero(BYTES, source.dtype), BYTES)
+    size, whole = width * channels, plan.source_rows * plan.pitch
+    rows = scratch(plan.lead + whole + BYTES, source.dtype)
+    _clear(rows, 0, plan.lead)
+    _clear(rows, plan.lead + whole, BYTES)
     with T.serial(plan.source_rows) as number:
         row = T.bind(first + number - plan.padding[0])
-        to = T.bind(number * plan.pitch)
-        _clear(rows, to, border)
-        _clear(rows, to + border + size, border)
+        to = T.bind(plan.lead + number * plan.pitch)
         inside = tirx.all(row >= 0, row < height)
         with when(inside):
-            _copy(pointer(source, (sample * height + row) * size), rows, to + border, size)
+            _copy(pointer(source, (sample * height + row) * size), rows, to, size)
         with when(tirx.Not(inside)):
-            _clear(rows, to + border, size)
+            _clear(rows, to, size)
+        _clear(rows, to + size, plan.pitch - size)
     return rows
 
 

@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
+
+import tvm.tirx.script.builder as T
 
 from e2compile.errors import CompileError
 from e2compile.lower.workload import Convolution
 from e2compile.ops import MOST_TERMS
+from e2compile.targets.llvm.emit import least
 from e2compile.targets.llvm.machine import Machine
 from e2compile.targets.llvm.tiles import BYTES, LANES, NUMBER, ROWS
 
@@ -55,9 +59,24 @@ class TilePlan:
         return (height - 1 - rows, width - 1 - columns) if self.transposed else (rows, columns)
 
     @property
+    def border(self) -> int:
+        """Bytes of zeros that are seen beside a row of the source."""
+        return self.padding[1] * self.sources
+
+    @property
     def pitch(self) -> int:
-        """Bytes of a row of the source with its zeros."""
-        return (self.source_shape[2] + 2 * self.padding[1]) * self.sources
+        """Bytes from a row of the source to the next: a border between them, and whole cache lines."""
+        return _lines(self.source_shape[2] * self.sources + self.border)
+
+    @property
+    def lead(self) -> int:
+        """Bytes before the first row."""
+        return _lines(self.border)
+
+    @property
+    def depth(self) -> int:
+        """Bytes that a tile has of what a row of the kernel sees: loads that cross a cache line are slow."""
+        return min(BYTES, self.conv.kernel[1] * self.sources)
 
     @property
     def runs(self) -> int:
@@ -85,6 +104,22 @@ class TilePlan:
         return -(-self.target_shape[1] // self.band)
 
     @property
+    def columns(self) -> int:
+        """Tiles that a row of the target is cut into."""
+        return -(-self.target_shape[2] // self.positions)
+
+    @property
+    def steps(self) -> int:
+        """Of a band: each sums some rows of a tile's positions."""
+        return -(-self.band // self.rows) * self.columns
+
+    def site(self, step: Any) -> tuple[Any, Any]:
+        """A step's first row in its band, and its first column: the last ones repeat what others sum."""
+        row = least(step // self.columns * self.rows, self.band - self.rows)
+        column = least(step % self.columns * self.positions, self.target_shape[2] - self.positions)
+        return T.bind(row), T.bind(column)
+
+    @property
     def source_rows(self) -> int:
         """Rows of the source that a band sees."""
         return self.band + self.conv.kernel[0] - 1
@@ -106,6 +141,10 @@ def serves(conv: Convolution, transposed: bool, machine: Machine) -> bool:
         and plan.target_shape[2] >= _LEAST_WIDTH
         and prod(conv.weight_shape) <= _MOST_WEIGHTS
     )
+
+
+def _lines(size: int) -> int:
+    return -(-size // BYTES) * BYTES
 
 
 def is_plain(conv: Convolution) -> bool:

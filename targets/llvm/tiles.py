@@ -35,25 +35,33 @@ class Tiles(Protocol):
         """total[i, j] += the sum over k, b < 4 of left[i, 4 k + b] * right[k, 4 j + b]."""
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What of a tile is used: the others of its rows, and what is beyond so many bytes of a row, are not there."""
+
+    rows: int = ROWS
+    bytes: int = BYTES
+
+
 @contextmanager
-def configured(machine: Machine, rows: Sequence[int]) -> Iterator[Tiles]:
-    """The tile registers, of so many rows each, within a task."""
+def configured(machine: Machine, shapes: Sequence[Shape]) -> Iterator[Tiles]:
+    """The tile registers of a task, each of a shape."""
     if machine.is_emulated:
-        yield _Loops(rows, [scratch(SIZE, "int32") for _ in rows])
+        yield _Loops(shapes, [scratch(SIZE, "int32") for _ in shapes])
         return
-    _call("ldtilecfg", _address(_configuration(rows), 0))
+    _call("ldtilecfg", _address(_configuration(shapes), 0))
     yield _Instructions()
     _call("tilerelease")
 
 
-def _configuration(rows: Sequence[int]) -> Any:
+def _configuration(shapes: Sequence[Shape]) -> Any:
     """What LDTILECFG reads: the palette, from byte 16 on each tile's bytes in a row, from byte 48 on its rows."""
     buffer = scratch(BYTES, "uint8")
     store(buffer, 0, zero(BYTES, "uint8"), BYTES)
     store(buffer, 0, T.uint8(1), 1)
-    for tile, number in enumerate(rows):
-        store(buffer, 16 + 2 * tile, T.uint8(BYTES), 1)
-        store(buffer, 48 + tile, T.uint8(number), 1)
+    for tile, shape in enumerate(shapes):
+        store(buffer, 16 + 2 * tile, T.uint8(shape.bytes), 1)
+        store(buffer, 48 + tile, T.uint8(shape.rows), 1)
     return buffer
 
 
@@ -91,26 +99,26 @@ class _Instructions:
 class _Loops:
     """The same on any CPU: each tile is memory of int32 lanes."""
 
-    rows: Sequence[int]
+    shapes: Sequence[Shape]
     memory: Sequence[Any]
 
     def zero(self, tile: int) -> None:
-        with T.serial(self.rows[tile]) as row:
+        with T.serial(self.shapes[tile].rows) as row:
             store(self.memory[tile], row * LANES, zero(LANES, "int32"), LANES)
 
     def load(self, tile: int, buffer: Any, place: Any, pitch: int) -> None:
-        with T.serial(self.rows[tile]) as row:
+        with T.serial(self.shapes[tile].rows) as row:
             value = buffer[at(place + row * pitch, BYTES // _bytes(buffer))]
             lanes = value if buffer.dtype == "int32" else T.reinterpret(f"int32x{LANES}", value)
             store(self.memory[tile], row * LANES, lanes, LANES)
 
     def store(self, tile: int, buffer: Any, place: Any, pitch: int) -> None:
-        with T.serial(self.rows[tile]) as row:
+        with T.serial(self.shapes[tile].rows) as row:
             store(buffer, place + row * pitch, load(self.memory[tile], row * LANES, LANES), LANES)
 
     def multiply_add(self, total: int, left: int, right: int, signed: tuple[bool, bool]) -> None:
         sums, lefts, rights = (self.memory[tile] for tile in (total, left, right))
-        with T.serial(self.rows[total]) as row, T.serial(ROWS) as k:
+        with T.serial(self.shapes[total].rows) as row, T.serial(self.shapes[right].rows) as k:
             factors = splat(T.bind(lefts[row * LANES + k]), LANES), load(rights, k * LANES, LANES)
             added = [(factor, each) for factor, each in zip(factors, signed, strict=True)]
             value = summed(load(sums, row * LANES, LANES), *added, DEPTH, LANES)
