@@ -9,7 +9,7 @@ from pathlib import Path
 from e2compile.errors import MissingError
 
 TILES = frozenset(("amx_tile", "amx_int8"))
-# Linux gives the registers of tiles to processes that ask for them: arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA).
+# Linux gives the registers of tiles to who asks for them: arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA).
 _ARCH_PRCTL, _REQUEST, _TILE_DATA = 158, 0x1023, 18
 
 

@@ -54,6 +54,7 @@ CPUS: dict[str, dict[str, tuple[str, ...]]] = {
         "x86-64-v3": ("avx2",),
         "x86-64-v4": ("avx2", "avx512f", "avx512vl", "avx512bw"),
         "znver4": ("avx2", "avx512f", "avx512vl", "avx512bw", "avx512_vnni"),
+        "sapphirerapids": ("avx2", "avx512f", "avx512vl", "avx512bw", "avx512_vnni", *sorted(hosts.TILES)),
     },
 }
 # No kernel depends on the number of threads.

@@ -24,7 +24,7 @@ from e2compile.targets.llvm.emit import (
     when,
 )
 from e2compile.targets.llvm.machine import Machine
-from e2compile.targets.llvm.tile_operands import copied_rows, packed_weights, weight_tile
+from e2compile.targets.llvm.tile_operands import Rows, packed_weights, source_rows, weight_tile
 from e2compile.targets.llvm.tile_plan import TilePlan, plan
 from e2compile.targets.llvm.tiles import BYTES, DEPTH, LANES, SIZE, Shape, Tiles, configured
 
@@ -96,7 +96,7 @@ def _gather(plan: TilePlan, memory: Memory, signed: bool) -> None:
         with T.parallel(memory.live.number * plan.bands) as task:
             sample = T.bind(memory.live[task // plan.bands])
             first = T.bind(least(task % plan.bands * plan.band, plan.target_shape[1] - plan.band))
-            sources = [copied_rows(plane, plan, sample, first) for plane in memory.planes]
+            sources = [source_rows(plane, plan, sample, first) for plane in memory.planes]
             with configured(plan.machine, _shapes(plan)) as tiles:
                 origin = T.bind((sample * plan.target_shape[1] + first) * plan.target_shape[2])
                 TileGather(plan, tiles, sources, weights, memory.target, origin, signed).emit()
@@ -115,7 +115,7 @@ class TileGather:
 
     plan: TilePlan
     tiles: Tiles
-    sources: Sequence[Any]
+    sources: Sequence[Rows]
     weights: Any
     target: Any
     origin: Any
@@ -173,7 +173,7 @@ class TileGather:
         with T.serial(plan.runs) as run:
             if plan.runs > 1:
                 self._load_weights(group, run)
-            place = T.bind(row * plan.pitch + column * plan.sources + run * BYTES + plan.lead - plan.border)
+            place = T.bind(row * plan.pitch + column * plan.sources + run * BYTES)
             for seen in range(plan.rows + plan.conv.kernel[0] - 1):
                 for plane in range(plan.planes):
                     self._add(plane, seen, place)
@@ -181,7 +181,8 @@ class TileGather:
     def _add(self, plane: int, seen: int, place: Any) -> None:
         """Adds what one row of the source gives to all that see it."""
         plan, tiles = self.plan, self.tiles
-        tiles.load(self._source, self.sources[plane], place + seen * plan.pitch, plan.sources)
+        rows = self.sources[plane]
+        tiles.load(self._source, rows.buffer, rows.origin + place + seen * plan.pitch, plan.sources)
         for kernel_row in range(plan.conv.kernel[0]):
             if 0 <= seen - kernel_row < plan.rows:
                 total = plane * plan.rows + seen - kernel_row

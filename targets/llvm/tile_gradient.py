@@ -55,7 +55,8 @@ def integer_weight_gradient(
             partial = padded(whole.splits * whole.size, "int32")
             with T.parallel(whole.splits) as task, configured(machine, [Shape()] * NUMBER) as tiles:
                 split = T.bind(bits_reversed(task, whole.splits.bit_length() - 1))
-                Split(whole, Operands(whole, given["x"], given["dy"], live), tiles, signed, partial, split).emit()
+                operands = Operands(whole, given["x"], given["dy"], live)
+                Split(whole, operands, tiles, signed, partial, split).emit()
             _add_up(whole, partial, least(ceil_div(live.number, DEPTH), whole.splits), given["dweight"])
     return builder.get()
 

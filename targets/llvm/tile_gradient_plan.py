@@ -38,12 +38,12 @@ class TileGradientPlan:
     def splits(self) -> int:
         """Sets of images summed apart, a power of two, each in int32."""
         splits = 1 << (min(_MOST_SPLITS, self.images).bit_length() - 1)
-        while -(-self.images // splits) * self._terms > MOST_TERMS:
+        while -(-self.images // splits) * self.terms > MOST_TERMS:
             splits *= 2
         return splits
 
     @property
-    def _terms(self) -> int:
+    def terms(self) -> int:
         """Products that an image adds to a sum."""
         return DEPTH * self.conv.out_height * self.conv.out_width
 
@@ -113,5 +113,5 @@ def serves(conv: Convolution, machine: Machine) -> bool:
         machine.tiles
         and is_plain(conv)
         and conv.kernel[1] <= _MOST_TAPS
-        and plan._terms <= MOST_TERMS
+        and plan.terms <= MOST_TERMS
     )

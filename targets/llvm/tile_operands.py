@@ -1,5 +1,6 @@
 """What tiles are loaded from: weights in their order of use, and a task's own rows of the source."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import tvm.tirx.script.builder as T
@@ -49,11 +50,23 @@ def _pack(weight: Any, plan: TilePlan, at_step: tuple[Any, Any, Any], memory: An
         store(memory, place + lane, value, 1)
 
 
-def copied_rows(source: Any, plan: TilePlan, sample: Any, first: Any) -> Any:
-    """What a band whose first row is `first` sees of a sample, with zeros around the image.
+@dataclass(frozen=True)
+class Rows:
+    """Rows of the source, `pitch` bytes apart: the first pixel that any position sees is at `origin`."""
 
-    Tiles read beyond the last row: what is there meets weights that are zero.
-    """
+    buffer: Any
+    origin: Any
+
+
+def source_rows(source: Any, plan: TilePlan, sample: Any, first: Any) -> Rows:
+    """What a band whose first row is `first` sees of a sample: where it is, or a copy with zeros around."""
+    if plan.is_copied:
+        return Rows(_copied(source, plan, sample, first), plan.lead - plan.border)
+    return Rows(source, T.bind((sample * plan.source_shape[1] + first) * plan.pitch))
+
+
+def _copied(source: Any, plan: TilePlan, sample: Any, first: Any) -> Any:
+    """Tiles read beyond the last row: what is there meets weights that are zero."""
     _, height, width, channels = plan.source_shape
     size, whole = width * channels, plan.source_rows * plan.pitch
     rows = scratch(plan.lead + whole + BYTES, source.dtype)

@@ -65,8 +65,14 @@ class TilePlan:
 
     @property
     def pitch(self) -> int:
-        """Bytes from a row of the source to the next: a border between them, and whole cache lines."""
-        return _lines(self.source_shape[2] * self.sources + self.border)
+        """Bytes from a row of the source to the next: a border between them, in whole lines, if copied."""
+        size = self.source_shape[2] * self.sources
+        return _lines(size + self.border) if self.is_copied else size
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether tiles are loaded from a copy of the source: they would read beyond it."""
+        return self.padding != (0, 0) or self.conv.kernel[1] * self.sources % self.depth != 0
 
     @property
     def lead(self) -> int:

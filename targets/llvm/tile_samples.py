@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import tvm.tirx.script.builder as T
-from tvm import tirx
 
 from e2compile.targets.llvm.dot import joined
 from e2compile.targets.llvm.emit import Samples, at, least, load, pointer, splat, store
 from e2compile.targets.llvm.interleave import mask
-from e2compile.targets.llvm.tiles import DEPTH, LANES, ROWS, SIZE
+from e2compile.targets.llvm.tiles import DEPTH, LANES, ROWS
 
 _STEPS = (1, 2, 4, 8)
 

@@ -1,4 +1,4 @@
-"""Tiles: eight registers of 16 rows of 64 bytes, multiplied as matrices of bytes; or loops that do the same."""
+"""Tiles: eight registers of 16 rows of 64 bytes, multiplied as matrices; or loops that do the same."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,7 +37,7 @@ class Tiles(Protocol):
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a tile is used: the others of its rows, and what is beyond so many bytes of a row, are not there."""
+    """The rows of a tile, and the bytes of a row."""
 
     rows: int = ROWS
     bytes: int = BYTES
@@ -55,7 +55,7 @@ def configured(machine: Machine, shapes: Sequence[Shape]) -> Iterator[Tiles]:
 
 
 def _configuration(shapes: Sequence[Shape]) -> Any:
-    """What LDTILECFG reads: the palette, from byte 16 on each tile's bytes in a row, from byte 48 on its rows."""
+    """What LDTILECFG reads: the palette, from byte 16 on each tile's bytes of a row, from 48 on its rows."""
     buffer = scratch(BYTES, "uint8")
     store(buffer, 0, zero(BYTES, "uint8"), BYTES)
     store(buffer, 0, T.uint8(1), 1)
@@ -119,7 +119,7 @@ class _Loops:
     def multiply_add(self, total: int, left: int, right: int, signed: tuple[bool, bool]) -> None:
         sums, lefts, rights = (self.memory[tile] for tile in (total, left, right))
         with T.serial(self.shapes[total].rows) as row, T.serial(self.shapes[right].rows) as k:
-            factors = splat(T.bind(lefts[row * LANES + k]), LANES), load(rights, k * LANES, LANES)
-            added = [(factor, each) for factor, each in zip(factors, signed, strict=True)]
-            value = summed(load(sums, row * LANES, LANES), *added, DEPTH, LANES)
+            first = splat(T.bind(lefts[row * LANES + k]), LANES), signed[0]
+            second = load(rights, k * LANES, LANES), signed[1]
+            value = summed(load(sums, row * LANES, LANES), first, second, DEPTH, LANES)
             store(sums, row * LANES, value, LANES)
