@@ -30,7 +30,7 @@ from e2compile.targets.llvm.emit import (
 from e2compile.targets.llvm.integer_gradient import clamped
 from e2compile.targets.llvm.machine import Machine
 from e2compile.targets.llvm.tile_gradient_plan import TileGradientPlan
-from e2compile.targets.llvm.tile_samples import Image, clear, turn, turned
+from e2compile.targets.llvm.tile_samples import Image, turn, turned
 from e2compile.targets.llvm.tiles import DEPTH, LANES, NUMBER, ROWS, SIZE, Shape, Tiles, configured
 from e2compile.targets.llvm.weight_gradient import bits_reversed
 
@@ -75,8 +75,9 @@ class Operands:
         self.sources = padded(plan.together * plan.source_size, "int32")
         self.gradients = padded(plan.together * plan.gradient_size, "int32")
         self._upright = padded(plan.gradient_size, "int32")
-        clear(self.sources, plan.together * plan.source_size)
-        clear(self._upright, plan.gradient_size)
+        with T.serial(plan.together) as place:
+            self.x.clear(self.sources, place * plan.source_size)
+        self.dy.clear(self._upright, 0)
 
     def copy(self, image: Any, to: Any) -> None:
         """The live samples' `image`-th four to the `to`-th place."""

@@ -15,7 +15,7 @@ from e2compile.targets.llvm.tiles import DEPTH, LANES, NUMBER, ROWS
 _MOST_TAPS = NUMBER - 2
 _MOST_SPLITS = 8
 # What a split sums up in one go stays in the second-level cache.
-_CACHED_BYTES = 1 << 19
+_CACHED_BYTES = 1 << 17
 _LANE_BYTES = 4
 
 

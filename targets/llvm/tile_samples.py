@@ -7,7 +7,7 @@ from typing import Any
 import tvm.tirx.script.builder as T
 
 from e2compile.targets.llvm.dot import joined
-from e2compile.targets.llvm.emit import Samples, at, least, load, pointer, splat, store
+from e2compile.targets.llvm.emit import Samples, at, least, load, pointer, splat, store, zero
 from e2compile.targets.llvm.interleave import mask
 from e2compile.targets.llvm.tiles import DEPTH, LANES, ROWS
 
@@ -45,6 +45,22 @@ class Image:
             value = joined([line[at(source, LANES)] for line in lines], DEPTH, LANES)
             store(to, start + place * LANES, T.bitwise_and(value, kept), LANES)
 
+    def clear(self, to: Any, start: Any) -> None:
+        """Zeros wherever `copy` puts no pixel."""
+        end = self.origin + (self.height - 1) * self.pitch + self.width
+        with T.serial(self.groups) as block:
+            first = T.bind(start + block * self.size * LANES)
+            _clear(to, first, self.origin)
+            with T.serial(self.height - 1) as row:
+                gap = T.bind(first + (self.origin + row * self.pitch + self.width) * LANES)
+                _clear(to, gap, self.pitch - self.width)
+            _clear(to, first + end * LANES, self.size - end)
+
+
+def _clear(to: Any, start: Any, places: int) -> None:
+    with T.serial(places) as place:
+        store(to, start + place * LANES, zero(LANES, "int32"), LANES)
+
 
 def turn(source: Any, start: Any, to: Any, place: Any) -> None:
     """A tile of int32 with its rows as columns."""
@@ -68,8 +84,3 @@ def turned(rows: Sequence[Any]) -> list[Any]:
 def _picked(pair: list[Any], lanes: Sequence[int]) -> Any:
     """Lanes of two vectors, those of the second counted after those of the first."""
     return T.bind(T.Shuffle(pair, [T.int32(lane) for lane in lanes]))
-
-
-def clear(buffer: Any, size: int) -> None:
-    with T.serial(size // LANES) as number:
-        store(buffer, number * LANES, splat(T.int32(0), LANES), LANES)
