@@ -71,9 +71,7 @@ def planes_input_gradient(
     """
     inputs = {"high": conv.y_shape, "low": conv.y_shape, "weight": conv.weight_shape}
     with function(name) as builder:
-        given = arguments(
-            inputs | gate(conv, gated) | {"dx": conv.x_shape}, dict.fromkeys(inputs, "int8")
-        )
+        given = arguments(inputs | gate(conv, gated) | {"dx": conv.x_shape}, dict.fromkeys(inputs, "int8"))
         whole = plan(conv, True, machine, 2)
         planes = [given["high"], given["low"]]
         _gather(whole, Memory(planes, given["weight"], given["dx"], samples(conv, given)), True)

@@ -13,9 +13,14 @@ from e2compile.targets.llvm.tiles import DEPTH, LANES, NUMBER, ROWS
 
 # A register for a tile of the input, beside those of gradients and sums.
 _MOST_TAPS = NUMBER - 2
-_MOST_SPLITS = 8
-# What a split sums up in one go stays in the second-level cache.
+# Sums are added up over more splits where all of them are of few bytes.
+_LEAST_SPLITS, _MOST_SPLITS, _PARTIAL_BYTES = 2, 8, 1 << 20
+# What a split sums up in one go stays near in the cache, but such a go has this many steps at least: after it
+# sums go to memory.
 _CACHED_BYTES = 1 << 17
+_LEAST_STEPS = 12
+# Of the places in a line of pixels not fewer than one of so many is a pixel.
+_MOST_PLACES = 2
 _LANE_BYTES = 4
 
 
@@ -37,7 +42,8 @@ class TileGradientPlan:
     @cached_property
     def splits(self) -> int:
         """Sets of images summed apart, a power of two, each in int32."""
-        splits = 1 << (min(_MOST_SPLITS, self.images).bit_length() - 1)
+        most = min(_MOST_SPLITS, max(_LEAST_SPLITS, _PARTIAL_BYTES // (_LANE_BYTES * self.size)))
+        splits = 1 << (min(most, self.images).bit_length() - 1)
         while -(-self.images // splits) * self.terms > MOST_TERMS:
             splits *= 2
         return splits
@@ -76,7 +82,7 @@ class TileGradientPlan:
     def together(self) -> int:
         """Images that a split sums up in one go: sums wait in memory from one go to the next."""
         fitting = _CACHED_BYTES // (_LANE_BYTES * (self.source_size + self.gradient_size))
-        return max(1, min(fitting, -(-self.images // self.splits)))
+        return min(max(fitting, -(-_LEAST_STEPS // self.steps)), -(-self.images // self.splits))
 
     @property
     def grouped(self) -> int:
@@ -114,4 +120,5 @@ def serves(conv: Convolution, machine: Machine) -> bool:
         and is_plain(conv)
         and conv.kernel[1] <= _MOST_TAPS
         and plan.terms <= MOST_TERMS
+        and plan.steps * ROWS <= _MOST_PLACES * conv.out_height * conv.out_width
     )

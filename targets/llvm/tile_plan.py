@@ -15,8 +15,9 @@ from e2compile.targets.llvm.tiles import BYTES, LANES, NUMBER, ROWS
 
 # Each row of the kernel has a register of its own, and there must be some left for sums.
 _MOST_KERNEL_ROWS = 3
-# With fewer positions to a tile it waits for weights, and those must stay in the second-level cache.
+# With fewer positions to a tile it waits for weights.
 _LEAST_WIDTH = 4
+# Weights stay in the second-level cache.
 _MOST_WEIGHTS = 1 << 20
 # A task copies about so many bytes of its source: they stay in the first-level cache.
 _BAND_BYTES = 1 << 15

@@ -166,7 +166,12 @@ def test_leaves_padding_beyond_the_kernel_to_vectors() -> None:
 
 def test_leaves_other_weight_gradients_to_vectors() -> None:
     assert tile_gradient_plan.serves(PLAIN, EMULATED)
-    for conv in (same(2, 8, 16, 16, 2), same(2, 8, 16, 24), same(1, 256, 16, 16)):
+    for conv in (
+        same(2, 8, 16, 16, 2),
+        same(2, 8, 16, 24),
+        same(1, 256, 16, 16),
+        Convolution(64, 1, 1, 64, 16),
+    ):
         assert not tile_gradient_plan.serves(conv, EMULATED)
 
 
