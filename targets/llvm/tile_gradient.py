@@ -1,5 +1,6 @@
 """The integer weight gradient by tiles: sums stay in them while images stream through the cache."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,37 +56,45 @@ def integer_weight_gradient(
             partial = padded(whole.splits * whole.size, "int32")
             with T.parallel(whole.splits) as task, configured(machine, [Shape()] * NUMBER) as tiles:
                 split = T.bind(bits_reversed(task, whole.splits.bit_length() - 1))
-                operands = Operands(whole, given["x"], given["dy"], live)
-                Split(whole, operands, tiles, signed, partial, split).emit()
+                Split(whole, _operands(whole, given, live), tiles, signed, partial, split).emit()
             _add_up(whole, partial, least(ceil_div(live.number, DEPTH), whole.splits), given["dweight"])
     return builder.get()
 
 
+@dataclass(frozen=True)
 class Operands:
-    """A task's copies of images, of `together` of them one after the other."""
+    """A task's copies of `together` images: `sources`, and `gradients` turned from `upright` ones."""
 
-    def __init__(self, plan: TileGradientPlan, x: Any, dy: Any, live: Samples) -> None:
-        conv = plan.conv
-        origin = conv.padding[0] * plan.pitch + conv.padding[1]
-        self.plan, self.live = plan, live
-        self.x = Image(x, conv.height, conv.width, conv.in_channels, origin, plan.pitch, plan.source_line)
-        self.dy = Image(
-            dy, conv.out_height, conv.out_width, conv.out_channels, 0, plan.pitch, plan.steps * ROWS
-        )
-        self.sources = padded(plan.together * plan.source_size, "int32")
-        self.gradients = padded(plan.together * plan.gradient_size, "int32")
-        self._upright = padded(plan.gradient_size, "int32")
-        with T.serial(plan.together) as place:
-            self.x.clear(self.sources, place * plan.source_size)
-        self.dy.clear(self._upright, 0)
+    plan: TileGradientPlan
+    live: Samples
+    x: Image
+    dy: Image
+    sources: Any
+    gradients: Any
+    upright: Any
+
+    def clear(self) -> None:
+        """Zeros between and around pixels."""
+        with T.serial(self.plan.together) as place:
+            self.x.clear(self.sources, place * self.plan.source_size)
+        self.dy.clear(self.upright, 0)
 
     def copy(self, image: Any, to: Any) -> None:
         """The live samples' `image`-th four to the `to`-th place."""
         plan = self.plan
         self.x.copy(self.live, image, self.sources, to * plan.source_size)
-        self.dy.copy(self.live, image, self._upright, 0)
+        self.dy.copy(self.live, image, self.upright, 0)
         with T.serial(plan.gradient_size // SIZE) as tile:
-            turn(self._upright, tile * SIZE, self.gradients, to * plan.gradient_size + tile * SIZE)
+            turn(self.upright, tile * SIZE, self.gradients, to * plan.gradient_size + tile * SIZE)
+
+
+def _operands(plan: TileGradientPlan, given: Mapping[str, Any], live: Samples) -> Operands:
+    conv = plan.conv
+    origin = conv.padding[0] * plan.pitch + conv.padding[1]
+    x = Image(given["x"], conv.x_shape[1:], origin, plan.pitch, plan.source_line)
+    dy = Image(given["dy"], conv.y_shape[1:], 0, plan.pitch, plan.steps * ROWS)
+    sizes = plan.together * plan.source_size, plan.together * plan.gradient_size, plan.gradient_size
+    return Operands(plan, live, x, dy, *(padded(size, "int32") for size in sizes))
 
 
 @dataclass(frozen=True)
@@ -104,9 +113,10 @@ class Split:
 
     def emit(self) -> None:
         plan = self.plan
+        self.operands.clear()
         images = T.bind(ceil_div(ceil_div(self.operands.live.number, DEPTH) - self.number, plan.splits))
-        with T.serial(ceil_div(images, plan.together)) as turn_number:
-            first = T.bind(turn_number * plan.together)
+        with T.serial(ceil_div(images, plan.together)) as go:
+            first = T.bind(go * plan.together)
             present = T.bind(least(images - first, plan.together))
             with T.serial(present) as place:
                 self.operands.copy(self.number + (first + place) * plan.splits, place)

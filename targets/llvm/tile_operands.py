@@ -70,8 +70,8 @@ def _copied(source: Any, plan: TilePlan, sample: Any, first: Any) -> Any:
     _, height, width, channels = plan.source_shape
     size, whole = width * channels, plan.source_rows * plan.pitch
     rows = scratch(plan.lead + whole + BYTES, source.dtype)
-    _clear(rows, 0, plan.lead)
-    _clear(rows, plan.lead + whole, BYTES)
+    clear(rows, 0, plan.lead)
+    clear(rows, plan.lead + whole, BYTES)
     with T.serial(plan.source_rows) as number:
         row = T.bind(first + number - plan.padding[0])
         to = T.bind(plan.lead + number * plan.pitch)
@@ -79,8 +79,8 @@ def _copied(source: Any, plan: TilePlan, sample: Any, first: Any) -> Any:
         with when(inside):
             _copy(pointer(source, (sample * height + row) * size), rows, to, size)
         with when(tirx.Not(inside)):
-            _clear(rows, to, size)
-        _clear(rows, to + size, plan.pitch - size)
+            clear(rows, to, size)
+        clear(rows, to + size, plan.pitch - size)
     return rows
 
 
@@ -92,7 +92,8 @@ def _copy(line: Any, to: Any, origin: Any, size: int) -> None:
             store(to, origin + place, line[at(place, width)], width)
 
 
-def _clear(to: Any, origin: Any, size: int) -> None:
+def clear(to: Any, origin: Any, size: int) -> None:
+    """Zeros to memory."""
     for group in groups(size, BYTES, 1):
         (width,) = group.widths
         with T.serial(group.repeat) as number:

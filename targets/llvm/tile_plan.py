@@ -101,7 +101,7 @@ class TilePlan:
 
     @property
     def band(self) -> int:
-        """Rows of the target that a task computes."""
+        """Rows of the target that a task computes; the last one's may repeat others'."""
         height = self.target_shape[1]
         fitting = _BAND_BYTES // (self.pitch * self.planes) - (self.conv.kernel[0] - 1)
         return -(-height // -(-height // max(fitting, 1)))

@@ -7,8 +7,9 @@ from typing import Any
 import tvm.tirx.script.builder as T
 
 from e2compile.targets.llvm.dot import joined
-from e2compile.targets.llvm.emit import Samples, at, least, load, pointer, splat, store, zero
+from e2compile.targets.llvm.emit import Samples, at, least, load, pointer, splat, store
 from e2compile.targets.llvm.interleave import mask
+from e2compile.targets.llvm.tile_operands import clear
 from e2compile.targets.llvm.tiles import DEPTH, LANES, ROWS
 
 _STEPS = (1, 2, 4, 8)
@@ -16,50 +17,41 @@ _STEPS = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class Image:
-    """Samples of (height, width, channels) and where their pixels go: `origin` is the first one's place.
+    """Samples, each of a `shape` (height, width, channels), and where their pixels go in a copy.
 
-    The copy counts places of 16 int32 lanes: rows are `pitch` of them apart, groups of 16 channels `size`.
+    That counts places of 16 int32 lanes: the first pixel has `origin`, rows are `pitch` of them apart, groups
+    of 16 channels `size`.
     """
 
     buffer: Any
-    height: int
-    width: int
-    channels: int
+    shape: tuple[int, ...]
     origin: int
     pitch: int
     size: int
 
-    @property
-    def groups(self) -> int:
-        return self.channels // LANES
-
     def copy(self, live: Samples, group: Any, to: Any, start: Any) -> None:
         """The `group`-th four live samples, each a byte of every lane; what is missing to four is zero."""
-        pixels = self.height * self.width
+        height, width, channels = self.shape
         places = [live[least(group * DEPTH + each, live.number - 1)] for each in range(DEPTH)]
-        lines = [pointer(self.buffer, place * (pixels * self.channels)) for place in places]
+        lines = [pointer(self.buffer, place * (height * width * channels)) for place in places]
         kept = splat(T.bind(mask(live.number - group * DEPTH, DEPTH)), LANES)
-        with T.serial(self.groups) as block, T.serial(self.height) as row, T.serial(self.width) as column:
-            source = T.bind((row * self.width + column) * self.channels + block * LANES)
+        with T.serial(channels // LANES) as block, T.serial(height) as row, T.serial(width) as column:
+            source = T.bind((row * width + column) * channels + block * LANES)
             place = block * self.size + self.origin + row * self.pitch + column
             value = joined([line[at(source, LANES)] for line in lines], DEPTH, LANES)
             store(to, start + place * LANES, T.bitwise_and(value, kept), LANES)
 
     def clear(self, to: Any, start: Any) -> None:
         """Zeros wherever `copy` puts no pixel."""
-        end = self.origin + (self.height - 1) * self.pitch + self.width
-        with T.serial(self.groups) as block:
+        height, width, channels = self.shape
+        end = self.origin + (height - 1) * self.pitch + width
+        with T.serial(channels // LANES) as block:
             first = T.bind(start + block * self.size * LANES)
-            _clear(to, first, self.origin)
-            with T.serial(self.height - 1) as row:
-                gap = T.bind(first + (self.origin + row * self.pitch + self.width) * LANES)
-                _clear(to, gap, self.pitch - self.width)
-            _clear(to, first + end * LANES, self.size - end)
-
-
-def _clear(to: Any, start: Any, places: int) -> None:
-    with T.serial(places) as place:
-        store(to, start + place * LANES, zero(LANES, "int32"), LANES)
+            clear(to, first, self.origin * LANES)
+            with T.serial(height - 1) as row:
+                gap = T.bind(first + (self.origin + row * self.pitch + width) * LANES)
+                clear(to, gap, (self.pitch - width) * LANES)
+            clear(to, first + end * LANES, (self.size - end) * LANES)
 
 
 def turn(source: Any, start: Any, to: Any, place: Any) -> None:
