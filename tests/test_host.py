@@ -1,5 +1,6 @@
 """Programs for other machines: what their code is made of, what is verified of them, and who refuses them."""
 
+import ctypes
 import json
 import platform
 import re
@@ -15,6 +16,7 @@ import e2compile
 from e2compile.compiler import _fingerprint
 from e2compile.errors import MissingError
 from e2compile.pipeline import capture_task
+from e2compile.runtime import host as hosts
 from e2compile.runtime.program import LIBRARY, Program
 from e2compile.targets import find
 from e2compile.task import load_task
@@ -118,6 +120,18 @@ def test_a_cpu_that_lacks_what_the_code_needs_is_refused(
     manifests.write(made, folder)
     assert run("train", folder) == MissingError.exit_code
     assert "for x86_64 (a new CPU), and this machine's CPU has no avx2048" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_tiles_are_there_where_linux_gives_them(refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Linux:
+        def syscall(self, *_: int) -> int:
+            return -refused
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Linux())
+    monkeypatch.setattr(hosts, "cpuinfo", lambda: {"flags": "sse2 amx_tile amx_int8"})
+    assert (hosts.available.__wrapped__() >= hosts.TILES) is not refused
+    assert "sse2" in hosts.available.__wrapped__()
 
 
 def test_a_program_for_an_older_cpu_runs_here(model_file: Path, tmp_path: Path) -> None:

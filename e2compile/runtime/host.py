@@ -1,10 +1,16 @@
 """The machine that runs a Program: what its library needs of one, and what Linux says of this one."""
 
+import ctypes
 import platform
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from e2compile.errors import MissingError
+
+TILES = frozenset(("amx_tile", "amx_int8"))
+# Linux gives the registers of tiles to who asks for them: arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA).
+_ARCH_PRCTL, _REQUEST, _TILE_DATA = 158, 0x1023, 18
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,8 @@ class Host:
         here = platform.machine()
         if here != self.architecture:
             return f"this machine is {here}"
-        absent = [feature for feature in self.features if feature not in features(cpuinfo())]
+        present = available()
+        absent = [feature for feature in self.features if feature not in present]
         return f"this machine's CPU has no {', '.join(absent)}" if absent else None
 
 
@@ -43,6 +50,15 @@ def check(host: Host, folder: Path) -> None:
 def cpuinfo() -> dict[str, str]:
     """What Linux says of this CPU."""
     return parsed(Path("/proc/cpuinfo").read_text())
+
+
+@cache
+def available() -> frozenset[str]:
+    """This CPU's features that this process may use; where it has tiles, they are asked for."""
+    found = features(cpuinfo())
+    if found >= TILES and ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST, _TILE_DATA) == 0:
+        return found
+    return found - TILES
 
 
 def parsed(text: str) -> dict[str, str]:

@@ -36,7 +36,9 @@ def tvm_target(machine: Machine | None = None) -> tvm.target.Target:
         place = {"mtriple": machine.triple, "mcpu": machine.name}
     else:
         place = {"mcpu": str(codegen.llvm_get_system_cpu())}
-    return tvm.target.Target({"kind": "llvm", "num-cores": machine.threads} | place)
+    # LLVM knows few CPUs by what they are; it takes others for the nearest that it knows, which has no tiles.
+    more = {"mattr": ["+amx-tile", "+amx-int8"]} if machine.tiles and not machine.is_emulated else {}
+    return tvm.target.Target({"kind": "llvm", "num-cores": machine.threads} | place | more)
 
 
 def relax_pipeline() -> transform.Pass:

@@ -1,4 +1,4 @@
-"""What the kernel of a contraction can be: Winograd's, or a direct one with some register tile."""
+"""What the kernel of a contraction can be: Winograd's, by tiles, or a direct one with some register tile."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -10,6 +10,8 @@ from e2compile.targets.llvm import (
     integer_gather,
     integer_gradient,
     scaled_gather,
+    tile_gradient_plan,
+    tile_plan,
     winograd,
 )
 from e2compile.targets.llvm.arithmetic import Floats
@@ -17,10 +19,11 @@ from e2compile.targets.llvm.gradient_plan import GradientTile
 from e2compile.targets.llvm.machine import Machine
 from e2compile.targets.llvm.tiling import RegisterTile
 
-Choice = RegisterTile | GradientTile | Literal["winograd"]
+Choice = RegisterTile | GradientTile | Literal["winograd", "tiles"]
 Choices = tuple[tuple[Contraction, Choice], ...]
 
 WINOGRAD: Literal["winograd"] = "winograd"
+TILES: Literal["tiles"] = "tiles"
 _FLOATS = ("convolution", "input_gradient", "weight_gradient")
 
 
@@ -31,12 +34,29 @@ def is_transformed(contraction: Contraction) -> bool:
     return contraction.method in _FLOATS and winograd.serves(contraction.conv)
 
 
+def default(contraction: Contraction, machine: Machine) -> Choice | None:
+    """What is taken where nothing else was chosen; None for the register tile of the least estimated cost."""
+    if is_transformed(contraction):
+        return WINOGRAD
+    return TILES if _is_tiled(contraction, machine) else None
+
+
+def _is_tiled(contraction: Contraction, machine: Machine) -> bool:
+    if contraction.method in _FLOATS:
+        return False
+    if contraction.method == "integer_weight_gradient":
+        return tile_gradient_plan.serves(contraction.conv, machine)
+    return tile_plan.serves(contraction.conv, contraction.method.endswith("input_gradient"), machine)
+
+
 def candidates(contraction: Contraction, machine: Machine) -> list[Choice]:
     """All choices: the one that is taken where nothing else was chosen, then by estimated cost.
 
-    The estimate compares tiles only, so Winograd's transforms are first or second.
+    The estimate compares register tiles only, so Winograd's transforms are first or second.
     """
     found: list[Choice] = list(_tiles(contraction, machine))
+    if _is_tiled(contraction, machine):
+        found.insert(0, TILES)
     if contraction.method in _FLOATS and winograd.is_suited(contraction.conv):
         found.insert(0 if is_transformed(contraction) else 1, WINOGRAD)
     return found

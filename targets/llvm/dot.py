@@ -32,10 +32,7 @@ def dot(register: Any, left: Any, right: Any, width: int, machine: Machine) -> N
     """
     total = fetch(register, width)
     if machine.dots is Dot.NONE or machine.is_emulated:
-        of_left = _signed if takes_signed(machine) else _unsigned
-        number = depth(machine)
-        for place in range(number):
-            total = total + of_left(left, place, number, width) * _signed(right, place, number, width)
+        total = summed(total, (left, takes_signed(machine)), (right, True), depth(machine), width)
     elif machine.dots is Dot.VPMADDWD:
         total = total + _intrinsic(_VPMADDWD[width], width, *_as("int16", width, left, right))
     elif machine.dots is Dot.VPDPBUSD:
@@ -44,6 +41,16 @@ def dot(register: Any, left: Any, right: Any, width: int, machine: Machine) -> N
     else:
         total = _intrinsic("llvm.aarch64.neon.sdot", width, total, *_as("int8", width, left, right))
     keep(register, total, width)
+
+
+def summed(total: Any, left: tuple[Any, bool], right: tuple[Any, bool], number: int, width: int) -> Any:
+    """total + in each lane, the `number` integers of `left` times those of `right`, each signed or not."""
+    for place in range(number):
+        factors = [
+            (_signed if signed else _unsigned)(lanes, place, number, width) for lanes, signed in (left, right)
+        ]
+        total = total + factors[0] * factors[1]
+    return total
 
 
 def _intrinsic(name: str, width: int, *operands: Any) -> Any:

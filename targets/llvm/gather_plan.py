@@ -12,8 +12,6 @@ from e2compile.targets.llvm.emit import Samples
 from e2compile.targets.llvm.machine import Machine
 from e2compile.targets.llvm.tiling import RegisterTile, priced
 
-# What one of a high byte plane is of a low one's.
-PLANE = 256
 _NARROW = 16
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import tvm.tirx.script.builder as T
 
-from e2compile.lower import functions
 from e2compile.targets.llvm.axis import Lattice, Tile
 from e2compile.targets.llvm.blocks import Group
 from e2compile.targets.llvm.emit import (
@@ -18,12 +17,12 @@ from e2compile.targets.llvm.emit import (
     registers,
     splat,
     store,
-    typed,
     when,
     zero,
 )
-from e2compile.targets.llvm.gather_plan import PLANE, Memory, Plan
+from e2compile.targets.llvm.gather_plan import Memory, Plan
 from e2compile.targets.llvm.offsets import Offsets
+from e2compile.targets.llvm.scaling import result
 from e2compile.targets.llvm.source_rows import Line, SourceRows, source_row
 from e2compile.targets.llvm.tiling import fits_reuse
 from e2compile.targets.llvm.weights import Weights
@@ -90,18 +89,12 @@ class GatherTile:
         line = self._places[sample] * self.plan.rows.target + self.site.row
         index = (line * columns.target + column) * self.plan.target_pitch + self.site.channel
         for (number, first, _), width in zip(self._vectors(), self.group.widths, strict=True):
-            value = self._scaled([fetch(sums[number], width) for sums in planes], width)
-            store(self.memory.target, index + first, value, width)
-
-    def _scaled(self, planes: list[Any], width: int) -> Any:
-        """A sum as the target has it: those of byte planes are float32 before they are added."""
-        if self.memory.step is None:
-            return planes[0]
-        value, *rest = [T.Cast(typed("float32", width), plane) for plane in planes]
-        for low in rest:
-            value = value * splat(T.float32(PLANE), width) + low
-        value = value * splat(self.memory.step[0], width)
-        return value if self.memory.target.dtype == "float32" else functions.narrowed(value)
+            values = [fetch(sums[number], width) for sums in planes]
+            if self.memory.step is None:
+                store(self.memory.target, index + first, values[0], width)
+            else:
+                value = result(values, self.memory.step, self.memory.target.dtype, width)
+                store(self.memory.target, index + first, value, width)
 
     def _first_position(self) -> Any:
         return self.tile.first + self.run * self.tile.size

@@ -39,12 +39,12 @@ def interleaved(buffer: Any, shape: tuple[int, ...], live: Samples, offset: bool
             group = T.bind(split + turn * plan.splits)
             places = [live[least(group * together + i, live.number - 1)] for i in range(together)]
             lines = [pointer(buffer, place * size) for place in places]
-            mask = T.bind(_mask(live.number - group * together, together))
-            _interleave(Rows(lines, result, T.bind(group * size), mask), size, share, offset, plan)
+            kept = T.bind(mask(live.number - group * together, together))
+            _interleave(Rows(lines, result, T.bind(group * size), kept), size, share, offset, plan)
     return result
 
 
-def _mask(samples: Any, together: int) -> Any:
+def mask(samples: Any, together: int) -> Any:
     """The bits of so many samples."""
     partial = T.shift_left(T.int32(1), least(samples, together - 1) * (LANE_BITS // together)) - 1
     return tirx.Select(samples >= together, T.int32(-1), partial)

@@ -14,11 +14,14 @@ from e2compile.targets.llvm import (
     integer_gradient,
     pools,
     scaled_gather,
+    tile_gather,
+    tile_gradient,
+    tile_scaled,
     weight_gradient,
     winograd_gather,
     winograd_gradient,
 )
-from e2compile.targets.llvm.choices import WINOGRAD, Choices, is_transformed
+from e2compile.targets.llvm.choices import TILES, WINOGRAD, Choices, default
 from e2compile.targets.llvm.loops import elementwise
 from e2compile.targets.llvm.machine import Machine
 from e2compile.targets.llvm.reductions import reduction
@@ -57,28 +60,40 @@ class LlvmKernels:
 
     def integer_convolution(self, conv: Convolution, signed: bool, gated: bool = False) -> PrimFunc:
         choice = self._choice("integer_convolution", conv, signed)
+        if choice == TILES:
+            return tile_gather.integer_convolution(conv, self.machine, signed, gated)
         return integer_gather.integer_convolution(conv, self.machine, signed, gated, choice)
 
     def integer_input_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:
         choice = self._choice("integer_input_gradient", conv)
+        if choice == TILES:
+            return tile_gather.integer_input_gradient(conv, self.machine, gated)
         return integer_gather.integer_input_gradient(conv, self.machine, gated, choice)
 
     def integer_weight_gradient(self, conv: Convolution, signed: bool, gated: bool = False) -> PrimFunc:
         choice = self._choice("integer_weight_gradient", conv, signed)
+        if choice == TILES:
+            return tile_gradient.integer_weight_gradient(conv, self.machine, signed, gated)
         return integer_gradient.integer_weight_gradient(conv, self.machine, signed, gated, choice)
 
     def scaled_convolution(
         self, conv: Convolution, signed: bool, dtype: str, gated: bool = False
     ) -> PrimFunc:
         choice = self._choice("scaled_convolution", conv, signed)
+        if choice == TILES:
+            return tile_scaled.scaled_convolution(conv, self.machine, signed, dtype, gated)
         return scaled_gather.scaled_convolution(conv, self.machine, signed, dtype, gated, choice)
 
     def scaled_input_gradient(self, conv: Convolution, dtype: str, gated: bool = False) -> PrimFunc:
         choice = self._choice("scaled_input_gradient", conv)
+        if choice == TILES:
+            return tile_scaled.scaled_input_gradient(conv, self.machine, dtype, gated)
         return scaled_gather.scaled_input_gradient(conv, self.machine, dtype, gated, choice)
 
     def planes_input_gradient(self, conv: Convolution, dtype: str, gated: bool = False) -> PrimFunc:
         choice = self._choice("planes_input_gradient", conv)
+        if choice == TILES:
+            return tile_scaled.planes_input_gradient(conv, self.machine, dtype, gated)
         return scaled_gather.planes_input_gradient(conv, self.machine, dtype, gated, choice)
 
     def pool(self, pool: Pool, gated: bool = False) -> PrimFunc:
@@ -88,6 +103,6 @@ class LlvmKernels:
         return pools.pool_gradient(pool, self.machine, gated)
 
     def _choice(self, method: str, conv: Convolution, signed: bool = True) -> Any:
-        """A register tile, WINOGRAD, or None for the tile that the estimate says is best."""
+        """A register tile, WINOGRAD, TILES, or None for the register tile that the estimate says is best."""
         contraction = Contraction(method, conv, signed)
-        return dict(self.choices).get(contraction, WINOGRAD if is_transformed(contraction) else None)
+        return dict(self.choices).get(contraction, default(contraction, self.machine))

@@ -54,6 +54,7 @@ CPUS: dict[str, dict[str, tuple[str, ...]]] = {
         "x86-64-v3": ("avx2",),
         "x86-64-v4": ("avx2", "avx512f", "avx512vl", "avx512bw"),
         "znver4": ("avx2", "avx512f", "avx512vl", "avx512bw", "avx512_vnni"),
+        "sapphirerapids": ("avx2", "avx512f", "avx512vl", "avx512bw", "avx512_vnni", *sorted(hosts.TILES)),
     },
 }
 # No kernel depends on the number of threads.
@@ -66,14 +67,16 @@ class Machine:
 
     `dots` is the instruction for sums of integers. `name` is the model's: LLVM picks instructions by it, for
     `triple`; that is empty for the machine that this process runs on. `needs` are the features that decided.
-    Where `is_emulated`, kernels are shaped for a CPU that is not the one they are compiled for: so they do
-    without its `dots`.
+    With `tiles` it multiplies matrices of bytes, 16 rows of 64 of them, held in eight registers. Where
+    `is_emulated`, kernels are shaped for a CPU that is not the one they are compiled for: so they do without
+    its `dots` and `tiles`.
     """
 
     lanes: int
     registers: int
     threads: int
     dots: Dot = Dot.NONE
+    tiles: bool = False
     name: str = ""
     triple: str = ""
     needs: tuple[str, ...] = ()
@@ -97,12 +100,7 @@ class Machine:
 
 def host() -> Machine:
     """The CPU this process runs on, with the cores it may use."""
-    return described(hosts.cpuinfo(), cores())
-
-
-def described(known: dict[str, str], threads: int) -> Machine:
-    """The CPU that Linux describes, without TVM: a program from the cache does not load it."""
-    return _shaped(hosts.features(known), threads, hosts.name(known))
+    return shaped(hosts.available(), cores(), hosts.name(hosts.cpuinfo()))
 
 
 def named(text: str) -> Machine:
@@ -117,11 +115,13 @@ def named(text: str) -> Machine:
     cpu = cpu or next(iter(known))
     if cpu not in known:
         raise UsageError(f"no CPU {cpu!r} of {triple}: there is {', '.join(known)}")
-    return _shaped(frozenset(known[cpu]), _CORES, cpu, triple)
+    return shaped(frozenset(known[cpu]), _CORES, cpu, triple)
 
 
-def _shaped(features: Set[str], threads: int, name: str, triple: str = "") -> Machine:
+def shaped(features: Set[str], threads: int, name: str, triple: str = "") -> Machine:
+    """A CPU with features by Linux's names, found without TVM: a program from the cache does not load it."""
     unit = next((unit for unit in _VECTOR_UNITS if unit[0] in features), ("", *_BASELINE))
     found = next((dot for dot in _DOTS if dot[0] == unit[1] and features >= set(dot[1])), (0, (), Dot.NONE))
-    needs = tuple(dict.fromkeys(feature for feature in (unit[0], *found[1]) if feature))
-    return Machine(*unit[1:], threads, found[2], name, triple, needs)
+    tiles = sorted(hosts.TILES) if features >= hosts.TILES else []
+    needs = tuple(dict.fromkeys(feature for feature in (unit[0], *found[1], *tiles) if feature))
+    return Machine(*unit[1:], threads, found[2], bool(tiles), name, triple, needs)

@@ -1,16 +1,15 @@
 """Integer convolutions and input gradients whose sums leave the registers scaled, in float32 or bfloat16."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from tvm import tirx
 
 from e2compile.lower.workload import Convolution
-from e2compile.targets.llvm.emit import arguments, function, gate, samples
 from e2compile.targets.llvm.gather import gather
 from e2compile.targets.llvm.gather_plan import Memory, Plan
 from e2compile.targets.llvm.integer_gather import integer_plan, terms
 from e2compile.targets.llvm.machine import Machine
+from e2compile.targets.llvm.scaling import Signature, scaled
 from e2compile.targets.llvm.tiling import RegisterTile
 
 # Of a gradient of two byte planes, and a weight of one.
@@ -31,8 +30,8 @@ def scaled_convolution(
     x is int8 if `signed`, else uint8; step is float32 (), here and in what follows, and `dtype` that of
     the result: float32, or uint16 for the bits of bfloat16.
     """
-    plan = integer_plan(conv, False, machine, signed, tile)
-    return _scaled(conv, plan, {"x": "int8" if signed else "uint8"}, "y", dtype, gated, name)
+    how = Signature(name, {"x": "int8" if signed else "uint8"}, "y", dtype, gated)
+    return _gather(conv, integer_plan(conv, False, machine, signed, tile), how)
 
 
 def scaled_input_gradient(
@@ -44,8 +43,8 @@ def scaled_input_gradient(
     name: str = "scaled_input_gradient",
 ) -> tirx.PrimFunc:
     """(dy, weight, step, [index, count], dx): dx = step times the gradient of the convolution's input."""
-    plan = integer_plan(conv, True, machine, True, tile)
-    return _scaled(conv, plan, {"dy": "int8"}, "dx", dtype, gated, name)
+    how = Signature(name, {"dy": "int8"}, "dx", dtype, gated)
+    return _gather(conv, integer_plan(conv, True, machine, True, tile), how)
 
 
 def planes_input_gradient(
@@ -58,8 +57,8 @@ def planes_input_gradient(
 ) -> tirx.PrimFunc:
     """(high, low, weight, step, [index, count], dx): dx = step times the sum of 256 times the input gradient
     of high and that of low, the int8 planes of a gradient of at most 32,639."""
-    plan = planes_plan(conv, machine, tile)
-    return _scaled(conv, plan, {"high": "int8", "low": "int8"}, "dx", dtype, gated, name)
+    how = Signature(name, {"high": "int8", "low": "int8"}, "dx", dtype, gated)
+    return _gather(conv, planes_plan(conv, machine, tile), how)
 
 
 def planes_plan(conv: Convolution, machine: Machine, tile: RegisterTile | None = None) -> Plan:
@@ -69,22 +68,7 @@ def planes_plan(conv: Convolution, machine: Machine, tile: RegisterTile | None =
     return whole if whole.arithmetic.source_dtype == "int16" and fits else replace(whole, planes=2)
 
 
-def _scaled(
-    conv: Convolution, plan: Plan, sources: dict[str, str], target: str, dtype: str, gated: bool, name: str
-) -> tirx.PrimFunc:
-    """The gather of `sources`, each of its type, as a function with these names."""
-    given, made = (conv.y_shape, conv.x_shape) if plan.transposed else (conv.x_shape, conv.y_shape)
-    shapes: dict[str, Sequence[int]] = dict.fromkeys(sources, given)
-    shapes |= {"weight": conv.weight_shape, "step": ()} | gate(conv, gated) | {target: made}
-    with function(name) as builder:
-        found = arguments(shapes, sources | {"weight": "int8", target: dtype})
-        memory = Memory(
-            tuple(found[source] for source in sources),
-            found["weight"],
-            None,
-            found[target],
-            samples(conv, found),
-            found["step"],
-        )
-        gather(plan, memory)
+def _gather(conv: Convolution, plan: Plan, how: Signature) -> tirx.PrimFunc:
+    with scaled(conv, plan.transposed, how) as (builder, given):
+        gather(plan, Memory(given.sources, given.weight, None, given.target, given.live, given.step))
     return builder.get()

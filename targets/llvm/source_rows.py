@@ -8,7 +8,8 @@ from tvm import tirx
 
 from e2compile.targets.llvm.blocks import groups
 from e2compile.targets.llvm.emit import at, pointer, scratch, splat, store, when
-from e2compile.targets.llvm.gather_plan import PLANE, Plan
+from e2compile.targets.llvm.gather_plan import Plan
+from e2compile.targets.llvm.scaling import PLANE
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from e2compile.errors import UsageError
 from e2compile.lower.workload import Contraction, Convolution
 from e2compile.runtime.export import write_whole
-from e2compile.targets.llvm.choices import WINOGRAD, Choice
+from e2compile.targets.llvm.choices import TILES, WINOGRAD, Choice
 from e2compile.targets.llvm.gradient_plan import GradientTile
 from e2compile.targets.llvm.machine import Machine
 from e2compile.targets.llvm.tiling import RegisterTile
@@ -51,7 +51,8 @@ def _content(path: Path) -> dict[str, Any]:
 def _cpu(machine: Machine) -> str:
     """What the speed of a kernel depends on, beside the contraction."""
     dots = f", {machine.dots.value}" if machine.dots.value else ""
-    return f"{machine.name}: {machine.registers} registers of {machine.lanes} lanes{dots}"
+    tiles = ", tiles" if machine.tiles else ""
+    return f"{machine.name}: {machine.registers} registers of {machine.lanes} lanes{dots}{tiles}"
 
 
 def _contraction(entry: dict[str, Any]) -> Contraction:
@@ -64,7 +65,7 @@ def _measured(entry: dict[str, Any]) -> Measured:
     if isinstance(choice, dict):
         kind = GradientTile if entry["method"].endswith("weight_gradient") else RegisterTile
         choice = kind(**{key: _frozen(value) for key, value in choice.items()})
-    elif choice not in (None, WINOGRAD):
+    elif choice not in (None, WINOGRAD, TILES):
         raise ValueError(choice)
     return Measured(choice, float(entry["ratio"]))
 

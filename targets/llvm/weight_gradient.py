@@ -73,7 +73,7 @@ def sum_up(plan: GradientPlan, images: Images, target: Any) -> None:
 def shared_out(plan: GradientPlan) -> Iterator[tuple[Any, Any]]:
     """A parallel loop over the shares of every split."""
     with T.parallel(plan.shares * plan.splits) as task:
-        split = T.bind(_bits_reversed(task % plan.splits, plan.splits.bit_length() - 1))
+        split = T.bind(bits_reversed(task % plan.splits, plan.splits.bit_length() - 1))
         yield split, T.bind(task // plan.splits)
 
 
@@ -82,7 +82,7 @@ def bounds(plan: GradientPlan, share: Any, number: int) -> tuple[Any, Any]:
     return number * share // plan.shares, number * (share + 1) // plan.shares
 
 
-def _bits_reversed(value: Any, bits: int) -> Any:
+def bits_reversed(value: Any, bits: int) -> Any:
     """Neighbouring tasks, which one thread gets, begin at samples far apart: few are shared evenly too."""
     terms = [(value // (1 << bit) % 2) * (1 << bits - 1 - bit) for bit in range(bits)]
     return sum(terms[1:], terms[0]) if terms else 0

@@ -6,9 +6,9 @@ import pytest
 from tvm.target import codegen
 
 from e2compile.errors import UsageError
-from e2compile.runtime.host import parsed
+from e2compile.runtime.host import features, name, parsed
 from e2compile.targets.llvm.build import tvm_target
-from e2compile.targets.llvm.machine import CPUS, Dot, described, host, named
+from e2compile.targets.llvm.machine import CPUS, Dot, Machine, host, named, shaped
 
 X86 = """processor\t: 0
 model name\t: A CPU
@@ -18,6 +18,11 @@ bugs\t\t:
 """
 # LLVM's names of what decides.
 UNITS = {"avx512f": 16, "avx2": 8}
+
+
+def described(cpuinfo: str, threads: int) -> Machine:
+    known = parsed(cpuinfo)
+    return shaped(features(known), threads, name(known))
 
 
 @pytest.mark.parametrize(
@@ -32,7 +37,7 @@ UNITS = {"avx512f": 16, "avx2": 8}
     ],
 )
 def test_x86_by_its_flags(flags: str, lanes: int, registers: int, dots: Dot) -> None:
-    found = described(parsed(2 * X86.format(flags)), 2)
+    found = described(2 * X86.format(flags), 2)
     assert (found.lanes, found.registers, found.threads) == (lanes, registers, 2)
     assert (found.dots, found.name, found.triple) == (dots, "A CPU", "")
     assert set(found.needs) <= set(flags.split())
@@ -40,7 +45,7 @@ def test_x86_by_its_flags(flags: str, lanes: int, registers: int, dots: Dot) -> 
 
 @pytest.mark.parametrize(("features", "dots"), [("asimd", Dot.NONE), ("asimd asimddp", Dot.SDOT)])
 def test_arm_by_its_features(features: str, dots: Dot) -> None:
-    found = described(parsed(f"processor\t: 0\nFeatures\t: fp {features}\nCPU part\t: 0xd40\n"), 1)
+    found = described(f"processor\t: 0\nFeatures\t: fp {features}\nCPU part\t: 0xd40\n", 1)
     assert (found.lanes, found.registers, found.dots, found.name) == (4, 32, dots, "0xd40")
     assert found.needs == tuple(features.split())
 
