@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import reduce
+from math import prod
 
 import torch
 from torch import fx
@@ -27,6 +29,8 @@ aten = torch.ops.aten
 
 MOST_LEAVES = 2
 _MOST_CALLS = 16
+# Elements of a loop from which on it is worth sharing a pass over what it reads.
+_LEAST_SHARED = 4096
 
 
 @dataclass(eq=False)
@@ -131,8 +135,16 @@ class Fusion:
         if is_postponed(node):
             return
         readers = {number: group for n in operands for number, group in self._readers.get(n, {}).items()}
+        is_small = prod(shape) < _LEAST_SHARED
         for number in sorted(readers, reverse=True):
-            yield readers[number]
+            # a small read shared is not worth that anything waits for what it does not need
+            if not is_small or self._behind(node) == readers[number].ancestors:
+                yield readers[number]
+
+    def _behind(self, node: fx.Node) -> int:
+        """The groups that a call waits for, as bits."""
+        makers = (self.of.get(producer(holder(n))) for n in node.all_input_nodes)
+        return reduce(int.__or__, (m.ancestors | 1 << m.number for m in makers if m is not None), 0)
 
     def _may_join(self, node: fx.Node, group: Group) -> bool:
         if group.shape != loop_shape(node) or group.phase != node.meta["phase"]:
