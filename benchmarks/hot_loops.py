@@ -31,7 +31,7 @@ _TRIPLE = "x86_64-linux-gnu"
 _LABEL = re.compile(r"^(\.LBB\w+):")
 _JUMP = re.compile(r"^\s+j\w+\s+(\.LBB\w+)\s*(#|$)")
 _FMA = re.compile(r"vfn?m(add|sub)")
-_DOT = re.compile(r"vpdp|vpmaddwd")
+_DOT = re.compile(r"vpdp|vpmaddwd|tdpb")
 _VECTOR = re.compile(r"%[xyz]mm\d+")
 _TO_MEMORY = re.compile(r"\)(\s*\{%k\d\})?$")
 # A fixed place: one that is indexed is in an array that the kernel itself has.

@@ -4,10 +4,11 @@
 
 Kernels are timed where they run, in steps of the program, plain and with SignPredict: so what they read is in
 the cache, or is not, as it is in training. A contraction's rate is that of a direct one's operations, its
-share that of the roof for its type: above 1 where Winograd's transforms save operations. Other kernels are
-held to the bytes of their arguments, as a share of the rate of a copy through memory: above 1 where the last-
-level cache holds them. `oneDNN` is PyTorch's time for the same contraction in float32, channels last, over
-ours. Times are medians over steps, for a kernel that is called several times the mean of its calls.
+share that of its roofline: the time that these take at the roof for their type, or its arguments' bytes at
+the rate of a copy through memory, whichever is more. It is above 1 where Winograd's transforms save
+operations, or where the last-level cache holds what memory is charged for. Other kernels are held to their
+bytes alone. `oneDNN` is PyTorch's time for the same contraction in float32, channels last, over ours. Times
+are medians over steps, for a kernel that is called several times the mean of its calls.
 """
 
 import argparse
@@ -42,7 +43,7 @@ from e2compile.targets.llvm import CPU
 
 MODELS = ("resnet20", "resnet74", "mobilenet_v2", "vgg16_bn")
 PASSES: dict[str, tuple[Pass, ...]] = {"fp32": (), "psg": (SignPredict(),)}
-_INTEGER, _PLANES = "integer_", "planes_"
+_FLOATS = ("convolution", "input_gradient", "weight_gradient")
 _WARM_UP = 2
 # oneDNN's idle threads spin for a while, on the cores that TVM's then need.
 _PARK_SECONDS = 0.02
@@ -121,7 +122,7 @@ def onednn(method: str, conv: Convolution) -> float:
     x, dy = (torch.randn(shape).permute(0, 3, 1, 2) for shape in (conv.x_shape, conv.y_shape))
     weight = torch.randn(conv.weight_shape).permute(3, 2, 0, 1).contiguous(memory_format=last)
     how = (conv.stride, conv.padding, conv.dilation)
-    kind = method.removeprefix(_INTEGER).removeprefix(_PLANES)
+    kind = method if method in _FLOATS else method.partition("_")[2]
     mask = [kind == "input_gradient", kind == "weight_gradient", False]
 
     def forward() -> object:
@@ -153,12 +154,13 @@ def rows(name: str, variant: str, size: int, rounds: int, limits: roof.Roof) -> 
     for kernel, (calls, seconds, moved) in timed(program, size, rounds).items():
         method, workload = workloads.get(kernel, ("", None))
         if isinstance(workload, Convolution):
-            is_integer, planes = method.startswith((_INTEGER, _PLANES)), 1 + method.startswith(_PLANES)
-            limit = limits.integer_rate if is_integer else limits.float_rate
-            rate = 2e-9 * workload.macs * planes / seconds
+            limit = limits.float_rate if method in _FLOATS else limits.integer_rate
+            operations = 2e-9 * workload.macs * (1 + method.startswith("planes_"))
+            least = max(operations / limit, 1e-9 * moved / limits.copy_rate)
             ratio = onednn(method, workload) / seconds
             what = described(method, workload)
-            result.append(Row(name, variant, kernel, what, calls, seconds, rate, rate / limit, ratio))
+            rate = operations / seconds
+            result.append(Row(name, variant, kernel, what, calls, seconds, rate, least / seconds, ratio))
         else:
             rate = 1e-9 * moved / seconds
             result.append(Row(name, variant, kernel, method, calls, seconds, rate, rate / limits.copy_rate))

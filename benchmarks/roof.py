@@ -2,8 +2,9 @@
 
     python benchmarks/roof.py
 
-The probes are kernels compiled as the program's are: independent chains of one multiply-add, and a copy and a
-sum of more memory than caches hold. `best` of many runs: nothing makes a machine faster than it is.
+The probes are kernels compiled as the program's are: independent chains of one multiply-add, for bytes of
+tiles where the CPU has those, and a copy and a sum of more memory than caches hold. `best` of many runs:
+nothing makes a machine faster than it is.
 """
 
 import math
@@ -18,6 +19,7 @@ import tvm
 import tvm.tirx.script.builder as T
 
 from e2compile.runtime.engine import import_tvm
+from e2compile.targets.llvm import tiles
 from e2compile.targets.llvm.arithmetic import Arithmetic, Dots, Floats
 from e2compile.targets.llvm.build import tvm_target
 from e2compile.targets.llvm.dot import takes_signed
@@ -29,7 +31,7 @@ from e2compile.targets.llvm.machine import Machine, host
 _LEFTS, _RIGHTS = 2, 4
 _CHAINS = _LEFTS * _RIGHTS
 _READ = 128
-_STEPS = 1 << 20
+_STEPS, _TILE_STEPS = 1 << 20, 1 << 16
 # A new thread may share its maker's core for a while.
 _LEAST_SECONDS = 1.0
 # Elements of float32, several times what the last-level cache holds.
@@ -58,7 +60,7 @@ def measured() -> Roof:
     integers = Dots(machine, signed=takes_signed(machine))
     return Roof(
         _product_rate(machine, Floats(), 1),
-        _product_rate(machine, integers, integers.depth),
+        _tile_rate(machine) if machine.tiles else _product_rate(machine, integers, integers.depth),
         _copy_rate(machine),
         _read_rate(machine),
     )
@@ -83,6 +85,25 @@ def _product_rate(machine: Machine, arithmetic: Arithmetic, depth: int) -> float
                 store(given["y"], (task * _CHAINS + number) * lanes, fetch(register, lanes), lanes)
     arrays = (np.zeros(x_shape, dtype), np.zeros(tasks * _CHAINS * lanes, dtype))
     return 2 * depth * tasks * _CHAINS * _STEPS * lanes / _seconds(builder.get(), *arrays) / 1e9
+
+
+def _tile_rate(machine: Machine) -> float:
+    tasks, each = machine.threads, 2 * tiles.SIZE * tiles.BYTES
+    with function("main") as builder:
+        given = arguments(
+            {"x": (tiles.SIZE,), "y": (tasks * _RIGHTS * tiles.SIZE,)}, dict.fromkeys("xy", "int32")
+        )
+        with T.parallel(tasks) as task, tiles.configured(machine, [tiles.Shape()] * tiles.NUMBER) as held:
+            for total in range(_RIGHTS):
+                held.zero(total)
+                held.load(_RIGHTS + total, given["x"], 0, tiles.LANES)
+            with T.serial(_TILE_STEPS):
+                for total, (left, right) in enumerate(product((4, 5), (6, 7))):
+                    held.multiply_add(total, left, right, (True, True))
+            for total in range(_RIGHTS):
+                held.store(total, given["y"], (task * _RIGHTS + total) * tiles.SIZE, tiles.LANES)
+    arrays = (np.zeros(tiles.SIZE, np.int32), np.zeros(tasks * _RIGHTS * tiles.SIZE, np.int32))
+    return each * tasks * _RIGHTS * _TILE_STEPS / _seconds(builder.get(), *arrays) / 1e9
 
 
 def _copy_rate(machine: Machine) -> float:

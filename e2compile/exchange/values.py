@@ -16,6 +16,7 @@ ATEN = "org.pytorch.aten"
 _TYPE = re.compile(r"([a-z]+\d*)\[([\d, ]*)\]")
 _RESULT = re.compile(r"[a-z]+\d*\[[\d, ]*\]|NoneType")
 _DTYPES = {
+    "bf16": "bfloat16",
     "f16": "float16",
     "f32": "float32",
     "f64": "float64",
