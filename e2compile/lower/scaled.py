@@ -93,14 +93,17 @@ def _match(node: fx.Node) -> _Scaled | None:
         if low is not None:
             contractions, value, factor = (node, low), total, 1
     result = _only_user(value, aten.mul.Tensor)
-    if result is None or result.args[0] is not value or not isinstance(result.args[1], fx.Node):
+    if value is None or result is None or result.args[0] is not value:
         return None
     step = result.args[1]
-    if step.meta["val"].dim() or value.meta["val"].dtype is not torch.float32:  # type: ignore[union-attr]
+    if not isinstance(step, fx.Node) or step.meta["val"].dim():
+        return None
+    if value.meta["val"].dtype is not torch.float32:
         return None
     rounded = _only_user(result, aten._to_copy.default)
-    is_narrow = rounded is not None and rounded.meta["val"].dtype is torch.bfloat16
-    return _Scaled(contractions, rounded if is_narrow and rounded else result, step, factor)
+    if rounded is not None and rounded.meta["val"].dtype is torch.bfloat16:
+        result = rounded
+    return _Scaled(contractions, result, step, factor)
 
 
 def _other_plane(total: fx.Node, high: fx.Node) -> fx.Node | None:
