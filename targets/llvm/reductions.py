@@ -172,22 +172,33 @@ class _Reduction:
 
     def _sums(self, row: Any, block: Any, part: Any) -> list[list[Any]]:
         """The sums of one part of a row, for each vector of a block."""
-        specs = self._specs()
-        totals = [self._start(specs) for _ in range(self.together)]
-        first, *rest = self.reduced
-        extent = self._visits(first)
+        totals = [self._start(self._specs()) for _ in range(self.together)]
+        extent = self._visits(self.reduced[0])
         size = (extent + (self.parts - 1)) // self.parts
-        step = max(1, _BLOCK // math.prod(axis.extent // self._step(axis) for axis in rest))
-        count = T.min(size, extent - part * size)
+        stretch = part * size, T.min(size, extent - part * size)
+        self._outer(self.reduced, stretch, [], row, block, totals)
+        return totals
+
+    def _outer(
+        self, axes: Sequence[Axis], stretch: Any, outer: list[Any], row: Any, block: Any, totals: list[Any]
+    ) -> None:
+        """Adds what lies in a stretch of the first of some axes, block by block of what is inside of it."""
+        (first, *rest), (begin, count) = axes, stretch
+        inside = math.prod(axis.extent // self._step(axis) for axis in rest)
+        if inside > _BLOCK:
+            with T.serial(0, count) as i:
+                place = self.live.place(first, begin + i)
+                self._outer(rest, (0, self._visits(rest[0])), [*outer, place], row, block, totals)
+            return
+        specs, step = self._specs(), _BLOCK // inside
         with T.serial(0, (count + (step - 1)) // step) as group:
             partial = [self._start(specs) for _ in range(self.together)]
             with T.serial(0, T.min(step, count - group * step)) as i:
-                place = self.live.place(first, part * size + group * step + i)
-                self._inner(rest, [place], row, block, partial)
+                place = self.live.place(first, begin + group * step + i)
+                self._inner(rest, [*outer, place], row, block, partial)
             for vector, values in zip(totals, partial, strict=True):
                 for total, value, (_, spec) in zip(vector, values, specs, strict=True):
                     _merge(total, spec, value.__getitem__, self.width)
-        return totals
 
     def _inner(
         self, rest: Sequence[Axis], outer: list[Any], row: Any, block: Any, partial: list[list[Any]]
