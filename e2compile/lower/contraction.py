@@ -161,26 +161,23 @@ _INTEGER: dict[Any, Callable[[fx.Node], Call]] = {
 
 
 def _scaled_convolution(node: fx.Node) -> Call:
-    x, w, step, *geometry, _ = node.args
-    conv = _convolution(shape_of(x), shape_of(w), *geometry)  # type: ignore
-    operands = (_activation(x, conv.x_shape), _weight(w, conv), _scalar(step))  # type: ignore[arg-type]
-    signed = x.meta["val"].dtype is torch.int8  # type: ignore[union-attr]
+    arguments: Any = node.args
+    x, w, step, *geometry, _ = arguments
+    conv = _convolution(shape_of(x), shape_of(w), *geometry)
+    operands = (_activation(x, conv.x_shape), _weight(w, conv), _scalar(step))
+    signed = x.meta["val"].dtype is torch.int8
     return Call("scaled_convolution", conv, operands, (_scaled(node, conv.y_shape),), signed=signed)
 
 
 def _scaled_input_gradient(node: fx.Node) -> Call:
-    grad, w, step, size, *geometry, _ = node.args
-    conv = _convolution(tuple(size), shape_of(w), *geometry)  # type: ignore
-    operands = (_activation(grad, conv.y_shape), _weight(w, conv), _scalar(step))  # type: ignore[arg-type]
-    return Call("scaled_input_gradient", conv, operands, (_scaled(node, conv.x_shape),))
-
-
-def _planes_input_gradient(node: fx.Node) -> Call:
-    high, low, w, step, size, *geometry, _ = node.args
-    conv = _convolution(tuple(size), shape_of(w), *geometry)  # type: ignore
-    planes = (_activation(high, conv.y_shape), _activation(low, conv.y_shape))  # type: ignore[arg-type]
-    operands = (*planes, _weight(w, conv), _scalar(step))  # type: ignore[arg-type]
-    return Call("planes_input_gradient", conv, operands, (_scaled(node, conv.x_shape),))
+    """Of one gradient, or of its byte planes."""
+    arguments: Any = node.args
+    *gradients, w, step, size, stride, padding, dilation, groups, _ = arguments
+    conv = _convolution(tuple(size), shape_of(w), stride, padding, dilation, groups)
+    sources = [_activation(gradient, conv.y_shape) for gradient in gradients]
+    operands = (*sources, _weight(w, conv), _scalar(step))
+    method = "planes_input_gradient" if len(sources) > 1 else "scaled_input_gradient"
+    return Call(method, conv, operands, (_scaled(node, conv.x_shape),))
 
 
 def _scalar(node: fx.Node) -> Operand:
@@ -194,7 +191,7 @@ def _scaled(node: fx.Node, shape: Shape) -> Result:
 _SCALED: dict[Any, Callable[[fx.Node], Call]] = {
     SCALED_CONVOLUTION: _scaled_convolution,
     SCALED_INPUT_GRADIENT: _scaled_input_gradient,
-    PLANES_INPUT_GRADIENT: _planes_input_gradient,
+    PLANES_INPUT_GRADIENT: _scaled_input_gradient,
 }
 
 
