@@ -13,6 +13,7 @@ from e2compile.graph import Kind, Slot, StepGraph, graph_module
 from e2compile.guards.regions import guard_of
 from e2compile.integers import quantise, signs
 from e2compile.integers.convolutions import Site, result
+from e2compile.integers.joins import joins
 from e2compile.integers.matrices import MatrixProduct
 from e2compile.integers.quantise import Codes, Planes, Writer
 from e2compile.integers.signs import Factors, Fallback, Products, Rule
@@ -24,7 +25,7 @@ aten = torch.ops.aten
 # below eight deviations, and a mean loss hands each sample a gradient of about one over their number.
 FIRST_ACTIVATION = 8.0
 
-# The type in which a convolution's output and its input gradient are kept.
+# The type in which a convolution's output, its input gradient and joins are kept.
 Results = Literal["float32", "bfloat16"]
 
 # Stride, padding, dilation and groups of a matrix product.
@@ -104,6 +105,7 @@ class IntegerStep:
 
     def rewrite(self, sites: Sequence[Site], products: Sequence[MatrixProduct] = ()) -> StepGraph:
         """The step with `sites` and `products` in integers, gradients from the last layer to the first."""
+        self._keep_joins(sites)
         place = {node: i for i, node in enumerate(self.graph.nodes)}
         backward = sorted(sites, key=lambda s: min(place[n] for n in _gradients(s)))
         pairs = {site.name: self._forward(site) for site in sites}
@@ -127,6 +129,18 @@ class IntegerStep:
             y = self._kept(write, y)
         node.replace_all_uses_with(y)
         return x, w
+
+    def _keep_joins(self, sites: Sequence[Site]) -> None:
+        """What branches join to is kept as what they come from is."""
+        if self.settings.results == "float32":
+            return
+        shapes = {node.meta["val"].shape for site in sites for node in (site.x, site.forward)}
+        for node in joins(self.graph, shapes):
+            with self.graph.inserting_before(node.next):
+                readers = list(node.users)
+                kept = self._kept(Writer(self.graph, node), node)
+            for reader in readers:
+                reader.replace_input_with(node, kept)
 
     def _kept(self, write: Writer, value: fx.Node) -> fx.Node:
         """A float32 value as it is after it was kept in the type of results."""

@@ -5,6 +5,7 @@ and compares a NaN unequal to nothing. What ATen defines for NaN is therefore wr
 """
 
 from collections.abc import Sequence
+from math import frexp
 from typing import Any
 
 from tvm import tirx
@@ -15,6 +16,9 @@ _FORMATS = {
     "float32": ("int32", 0x7FFFFFFF, 0x7F800000),
     "float64": ("int64", 0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000),
 }
+
+# Powers of two nearer to one than this have a reciprocal in either type.
+_EXPONENTS = 120
 
 
 def is_float(x: Expr) -> bool:
@@ -48,6 +52,14 @@ def narrowed(x: Expr) -> Expr:
     nearest = tirx.shift_right(bits + up, tirx.const(16, word))
     quiet = tirx.bitwise_or(high, tirx.const(0x40, word))
     return tirx.Cast(f"uint16{lanes}", tirx.Select(is_number, nearest, quiet))
+
+
+def upper(x: Expr) -> Expr:
+    """The bits of a bfloat16 that a float32 holds exactly."""
+    lanes = x.ty.dtype.removeprefix("float32")
+    word = f"uint32{lanes}"
+    high = tirx.shift_right(tirx.reinterpret(word, x), tirx.const(16, word))
+    return tirx.Cast(f"uint16{lanes}", high)
 
 
 def widened(bits: Expr) -> Expr:
@@ -86,6 +98,23 @@ def minimum(a: Expr, b: Expr) -> Expr:
     if a.ty.dtype == "bool":
         return tirx.all(a, b)
     return tirx.Select(tirx.any(a < b, is_nan(a)) if is_float(a) else a < b, a, b)
+
+
+def greatest_magnitude(a: Expr, b: Expr) -> Expr:
+    """The greater of a float that is not negative and another one's magnitude; a NaN is the greatest.
+
+    By their bits, which are ordered as they are.
+    """
+    bits, magnitude, _ = _FORMATS[a.ty.dtype]
+    other = tirx.bitwise_and(tirx.reinterpret(bits, b), tirx.const(magnitude, bits))
+    return tirx.reinterpret(a.ty.dtype, tirx.max(tirx.reinterpret(bits, a), other))
+
+
+def quotient(a: Expr, b: Expr) -> Expr:
+    """a / b; by a power of two as the product with its reciprocal, which is as exact."""
+    if isinstance(b, tirx.FloatImm) and abs(frexp(b.value)[0]) == 0.5 and abs(frexp(b.value)[1]) < _EXPONENTS:
+        return a * tirx.const(1 / b.value, b.ty.dtype)
+    return tirx.div(a, b)
 
 
 def clamp(x: Expr, min: Any = None, max: Any = None) -> Expr:

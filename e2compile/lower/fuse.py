@@ -1,6 +1,6 @@
 """Fusion: element-wise calls and reductions over one shape become groups, each one kernel."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import reduce
 from math import prod
@@ -27,7 +27,8 @@ from e2compile.ops import MOMENTS
 
 aten = torch.ops.aten
 
-MOST_LEAVES = 2
+# Bytes for each element: a float32 stored and loaded.
+_MOST_READ = 8
 _MOST_CALLS = 16
 # Elements of a loop from which on it is worth sharing a pass over what it reads.
 _LEAST_SHARED = 4096
@@ -83,6 +84,12 @@ def running(node: fx.Node) -> Live:
     if node.target is MOMENTS and not live_of(node):
         return (node.args[1],)  # type: ignore[return-value]
     return live_of(node)
+
+
+def takes_much(leaves: Iterable[fx.Node]) -> bool:
+    """Whether reading these for a value of them moves more bytes than to store the value and load it."""
+    read: int = sum(leaf.meta["val"].dtype.itemsize for leaf in leaves)
+    return read > _MOST_READ
 
 
 def is_postponed(node: fx.Node) -> bool:
@@ -212,8 +219,8 @@ class Fusion:
     def is_recomputed(self, node: fx.Node) -> bool:
         """Whether a value made in one group is computed again in another that reads it, and not stored.
 
-        That is so where it takes no more than two large reads and a few cheap operations: a store and
-        a load of it would move as many bytes, and keep it in memory meanwhile.
+        That is so where it takes no more bytes of large reads than a store and a load of it, which would keep
+        it in memory meanwhile, and a few cheap operations.
         """
         return is_elementwise(node) and self.leaves(node)[0] != frozenset([node])
 
@@ -227,6 +234,8 @@ class Fusion:
         itself = (frozenset([node]), 0)
         if not is_elementwise(node) or node in self.forced or node.target in EXPENSIVE:
             return itself
+        if node.meta["val"].dtype is torch.bfloat16:  # made to be kept
+            return itself
         shape, calls, found = loop_shape(node), 1, frozenset[fx.Node]()
         for operand in node.all_input_nodes:
             source = holder(operand)
@@ -235,6 +244,6 @@ class Fusion:
             if aligned(operand, shape):
                 leaves, operations = self.leaves(source)
                 found, calls = found | leaves, calls + operations
-        if len(found) > MOST_LEAVES or calls > _MOST_CALLS or not found:
+        if takes_much(found) or calls > _MOST_CALLS or not found:
             return itself
         return found, calls

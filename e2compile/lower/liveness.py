@@ -33,7 +33,7 @@ class Block:
 
 
 def blocks(plan: Schedule) -> tuple[Block, ...]:
-    """The temporaries of a function: without state, data and what it returns."""
+    """The memory of a function beside state and data: what it returns lives to its end."""
     made: dict[object, list[Block]] = {}
     last: dict[object, int] = {}
     for number, kernel in enumerate(plan.kernels):
@@ -43,8 +43,8 @@ def blocks(plan: Schedule) -> tuple[Block, ...]:
             made.setdefault(key, []).append(Block(size, node, number, number, result))
             last[key] = number
     for node in plan.returned:
-        if made.pop((node, natural(shape_of(node))), None) is None:
-            made.pop(holder(node), None)
+        copy = (node, natural(shape_of(node)))
+        last[copy if copy in made else holder(node)] = len(plan.kernels) - 1
     return tuple(replace(block, last=last[key]) for key, found in made.items() for block in found)
 
 

@@ -3,10 +3,12 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
 from tvm import IRModule, relax
+from tvm.relax.expr import _update_type
 from tvm.relax.op import memory
 from tvm.tirx import PrimFunc
 
@@ -29,6 +31,7 @@ from e2compile.lower.schedule import (
 )
 from e2compile.lower.views import Shape, shape_of
 from e2compile.lower.workload import Contraction, Convolution
+from e2compile.runtime.engine import memory_of
 
 # The module's attribute that holds `lines`.
 LINES = "e2.lines"
@@ -37,8 +40,8 @@ LINES = "e2.lines"
 class Lowering:
     """Collects functions and their kernels; equal kernels are generated once.
 
-    `kernels` is a target's: see e2compile.targets.base. `planned_bytes` is the temporary memory of each
-    function; state, data and results come on top.
+    `kernels` is a target's: see e2compile.targets.base. `planned_bytes` is the memory of each function beside
+    state and data.
     """
 
     def __init__(self, kernels: Any) -> None:
@@ -50,8 +53,9 @@ class Lowering:
         self.called: dict[str, tuple[str, ...]] = {}
 
     def function(self, name: str, fusion: Fusion, states: dict[str, Order]) -> None:
-        """Add a function. Its arguments are the graph's inputs, state in its own memory order; it returns
-        the outputs that are not state, row-major. State is updated in place.
+        """Add a function, and with it `memory_of(name)`. Its arguments are the graph's inputs, state in its
+        own memory order, and the tensors that the other one makes; it returns the outputs that are not state,
+        row-major, in memory that its next call writes again. State is updated in place.
         """
         self.schedules[name] = schedule(fusion, states)
         temporaries = arena(blocks(self.schedules[name]))
@@ -169,36 +173,65 @@ def _source(live: Live) -> str:
     return "list"
 
 
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor of a function: an argument, or what lies at an offset of the function's block."""
+
+    var: Any
+    shape: Shape
+    dtype: str
+    offset: int | None = None
+
+
 class _Emitter:
-    """Emits one function's kernels as calls, what they write given to them: temporaries in one block."""
+    """Emits one function's kernels as calls, and a second function that makes the tensors they write.
+
+    Temporaries and results lie in one block. Their tensors are made once and are arguments of the function,
+    so that it calls nothing but kernels; only arguments of the graph may have to be reshaped in it.
+    """
 
     def __init__(self, lowering: Lowering, plan: Schedule, temporaries: Arena) -> None:
         self.lowering, self.graph, self.plan = lowering, plan.graph, plan
         self.builder = lowering.builder
         self.temporaries = temporaries
-        self.vars: dict[Any, Any] = {}
-        self.copies: dict[tuple[fx.Node, Order], Any] = {}
-        self.live: dict[Live, tuple[Any, Any]] = {}
+        self.places: dict[tuple[int, Shape, str], _Tensor] = {}
+        self.tensors: dict[Any, _Tensor] = {}
+        self.copies: dict[tuple[fx.Node, Order], _Tensor] = {}
+        self.live: dict[Live, tuple[_Tensor, _Tensor]] = {}
 
     def emit(self, name: str) -> None:
-        arguments = [self._argument(slot, node) for slot, node in self._inputs()]
-        with self.builder.function(name, arguments):
-            size = relax.ShapeExpr([self.temporaries.bytes])
-            self.block = self.builder.emit(memory.alloc_storage(size, 0, "global", "uint8"))
+        arguments = [
+            self._argument(slot, node)
+            for slot, node in zip(self.graph.inputs, self.graph.placeholders, strict=True)
+        ]
+        with self.builder.function(name):
             for number, kernel in enumerate(self.plan.kernels):
                 self.number = number
                 self._kernel(kernel)
-            self.builder.emit_func_output(relax.Tuple([self._returned(n) for n in self.plan.returned]))
+            returned = [self._returned(node).var for node in self.plan.returned]
+            inputs = [tensor.var for tensor in [*arguments, *self.places.values()]]
+            self.builder.emit_func_output(relax.Tuple(returned), inputs)
+        self._emit_memory(memory_of(name))
 
-    def _inputs(self) -> Sequence[tuple[Any, fx.Node]]:
-        return list(zip(self.graph.inputs, self.graph.placeholders, strict=True))
+    def _emit_memory(self, name: str) -> None:
+        """The block, and the tensors in it that the function takes after the graph's arguments."""
+        with self.builder.function(name, []):
+            size = relax.ShapeExpr([self.temporaries.bytes])
+            block = self.builder.emit(memory.alloc_storage(size, 0, "global", "uint8"))
+            made = []
+            for offset, shape, dtype in self.places:
+                placed = self.builder.emit(memory.alloc_tensor(block, offset, relax.ShapeExpr(shape), dtype))
+                # a tensor's pointer is that of the block; kernels take one to the place itself
+                made.append(self.builder.emit(memory.ensure_zero_offset(placed)) if offset else placed)
+            self.builder.emit_func_output(relax.Tuple(made))
 
-    def _argument(self, slot: Any, node: fx.Node) -> Any:
-        shape = shape_of(node)
+    def _argument(self, slot: Any, node: fx.Node) -> _Tensor:
+        shape, dtype = shape_of(node), dtype_text(node.meta["val"].dtype)
         if slot.kind.is_state:
             shape = physical(shape, self.plan.layout[node])
-        self.vars[node] = relax.Var(node.name, _type(shape, dtype_text(node.meta["val"].dtype)))
-        return self.vars[node]
+        var = relax.Var(node.name, relax.TensorType(tuple(shape), dtype))
+        self.tensors[node] = _Tensor(var, tuple(shape), dtype)
+        return self.tensors[node]
 
     def _kernel(self, kernel: LoopKernel | Call | Copy | LiveSamples) -> None:
         if isinstance(kernel, Call):
@@ -206,17 +239,18 @@ class _Emitter:
         elif isinstance(kernel, LiveSamples):
             self._list(kernel)
         elif isinstance(kernel, Copy):
-            (var,) = self._loop(kernel.kernel)
+            (tensor,) = self._loop(kernel.kernel)
             if kernel.kernel.loop.donated == (None,):
-                self.copies[kernel.node, kernel.order] = var
+                self.copies[kernel.node, kernel.order] = tensor
         else:
-            for node, var in zip(kernel.outputs, self._loop(kernel), strict=True):
-                self.vars[node] = var
+            for node, tensor in zip(kernel.outputs, self._loop(kernel), strict=True):
+                self.tensors[node] = tensor
 
-    def _loop(self, kernel: LoopKernel) -> list[Any]:
+    def _loop(self, kernel: LoopKernel) -> list[_Tensor]:
         loop = kernel.loop
         arguments = [
-            self._shaped(self.vars[n], b.physical) for n, b in zip(kernel.inputs, loop.buffers, strict=False)
+            self._shaped(self.tensors[n], b.physical)
+            for n, b in zip(kernel.inputs, loop.buffers, strict=False)
         ]
         if loop.gate is not None:
             index, count = self.live[kernel.live]
@@ -232,20 +266,20 @@ class _Emitter:
     def _call(self, kernel: Call) -> None:
         arguments = []
         for operand in kernel.operands:
-            var = self.copies.get((operand.node, operand.order))
-            var = var if var is not None else self.vars[holder(operand.node)]
-            arguments.append(self._shaped(var, operand.shape))
+            copy = self.copies.get((operand.node, operand.order))
+            tensor = copy if copy is not None else self.tensors[holder(operand.node)]
+            arguments.append(self._shaped(tensor, operand.shape))
         arguments += self.live[kernel.live] if kernel.live else ()
         results = [self._new(result.shape, result.dtype, i) for i, result in enumerate(kernel.results)]
         self._run(kernel, [*arguments, *results])
-        for result, var in zip(kernel.results, results, strict=True):
-            self.vars[result.node] = var
+        for result, tensor in zip(kernel.results, results, strict=True):
+            self.tensors[result.node] = tensor
 
     def _list(self, kernel: LiveSamples) -> None:
         """The index list and its length; one that a predicate narrows keeps its list."""
         outer = self.live.get(kernel.live[:-1])
         mask = kernel.live[-1]
-        given = [self._shaped(self.vars[holder(mask)], shape_of(mask))]
+        given = [self._shaped(self.tensors[holder(mask)], shape_of(mask))]
         count = self._new((1,), "int32", 1)
         if outer is None:
             index = self._new((kernel.samples,), "int32", 0)
@@ -255,31 +289,33 @@ class _Emitter:
             self._run(kernel, [*given, outer[1], count])
         self.live[kernel.live] = index, count
 
-    def _new(self, shape: Shape, dtype: str, result: int) -> Any:
-        """Memory for a result of the kernel at hand: its place among temporaries, or its own if returned."""
-        offset = self.temporaries.offsets.get((self.number, result))
-        sizes = relax.ShapeExpr(shape)
-        if offset is None:
-            return self.builder.emit(relax.op.builtin.alloc_tensor(sizes, dtype, 0))
-        placed = self.builder.emit(memory.alloc_tensor(self.block, offset, sizes, dtype))
-        # a tensor's pointer is that of the block; kernels take one to the place itself
-        return self.builder.emit(memory.ensure_zero_offset(placed)) if offset else placed
+    def _new(self, shape: Shape, dtype: str, result: int) -> _Tensor:
+        """The place of a result of the kernel at hand."""
+        return self._place(self.temporaries.offsets[self.number, result], tuple(shape), dtype)
 
-    def _run(self, kernel: LoopKernel | Call | LiveSamples, arguments: list[Any]) -> None:
-        self.builder.emit(relax.Call(self.lowering.kernel(kernel), arguments))
+    def _place(self, offset: int, shape: Shape, dtype: str) -> _Tensor:
+        key = offset, shape, dtype
+        if key not in self.places:
+            # of any type: of a tensor's the machine would check every argument at every call
+            var = relax.Var(f"place{len(self.places)}", relax.AnyType())
+            self.places[key] = _Tensor(var, shape, dtype, offset)
+        return self.places[key]
 
-    def _shaped(self, var: Any, shape: Shape) -> Any:
-        """A variable's memory in another shape of as many elements."""
-        known = tuple(int(s) for s in var.ty.shape)
-        if known == tuple(shape):
-            return var
-        assert math.prod(known) == math.prod(shape)
-        return self.builder.emit(relax.op.reshape(var, shape))
+    def _run(self, kernel: LoopKernel | Call | LiveSamples, arguments: list[_Tensor]) -> None:
+        call = relax.Call(self.lowering.kernel(kernel), [tensor.var for tensor in arguments])
+        _update_type(call, relax.TupleType([]))  # not derived from arguments, as these have no type
+        self.builder.emit(call)
 
-    def _returned(self, node: fx.Node) -> Any:
-        var = self.copies.get((node, natural(shape_of(node))))
-        return self._shaped(var if var is not None else self.vars[holder(node)], shape_of(node))
+    def _shaped(self, tensor: _Tensor, shape: Shape) -> _Tensor:
+        """A tensor's memory in another shape of as many elements."""
+        if tensor.shape == tuple(shape):
+            return tensor
+        assert math.prod(tensor.shape) == math.prod(shape)
+        if tensor.offset is not None:
+            return self._place(tensor.offset, tuple(shape), tensor.dtype)
+        var = self.builder.emit(relax.op.reshape(tensor.var, shape))
+        return _Tensor(var, tuple(shape), tensor.dtype)
 
-
-def _type(shape: Shape, dtype: str) -> Any:
-    return relax.TensorType(tuple(shape), dtype)
+    def _returned(self, node: fx.Node) -> _Tensor:
+        copy = self.copies.get((node, natural(shape_of(node))))
+        return self._shaped(copy if copy is not None else self.tensors[holder(node)], shape_of(node))

@@ -12,7 +12,7 @@ from itertools import chain
 from torch import fx
 
 from e2compile.graph import StepGraph
-from e2compile.lower.fuse import MOST_LEAVES, aligned, holder
+from e2compile.lower.fuse import aligned, holder, takes_much
 from e2compile.lower.inline import live_of, origin
 from e2compile.lower.kinds import COMPARISONS, EXPENSIVE, Work, is_constant, is_elementwise, loop_shape, work
 
@@ -93,7 +93,7 @@ class _Recompute:
 
     def _is_chain(self, value: fx.Node) -> bool:
         """Whether no loop would compute a value again from what it is made of."""
-        return self._is_cheap(value) and len(self.leaves(value)[0]) > MOST_LEAVES
+        return self._is_cheap(value) and takes_much(self.leaves(value)[0])
 
     def _is_cheap(self, value: fx.Node) -> bool:
         found = value.meta["val"]

@@ -54,6 +54,11 @@ def import_tvm() -> ModuleType:
     return tvm  # type: ignore[no-any-return]
 
 
+def memory_of(name: str) -> str:
+    """The function of a library that makes the tensors which `name` takes after its own arguments."""
+    return f"{name}_memory"
+
+
 class Library:
     """A compiled library's functions, called with TVM tensors.
 
@@ -65,6 +70,7 @@ class Library:
         if not path.is_file():
             raise UsageError(f"{path} is missing: compile the program again")
         self.path, self.code = path, path.read_bytes()
+        self._memory: dict[str, list[Any]] = {}
 
     @property
     def module(self) -> Any:
@@ -98,4 +104,7 @@ class Library:
         return import_tvm().runtime.tensor(array)
 
     def call(self, name: str, arguments: list[Any]) -> list[Any]:
-        return list(self.machine[name](*arguments))
+        """What a function gives, in memory that its next call writes again."""
+        if name not in self._memory:
+            self._memory[name] = list(self.machine[memory_of(name)]())
+        return list(self.machine[name](*arguments, *self._memory[name]))

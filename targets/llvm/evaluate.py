@@ -16,6 +16,7 @@ from e2compile.lower.loop import Buffer, Compute, Load, Loop, Value, Window
 from e2compile.lower.scalar import RULES, uniform
 from e2compile.lower.views import Index
 from e2compile.ops import UNIFORM
+from e2compile.targets.llvm.integral import as_integer
 
 aten = torch.ops.aten
 
@@ -114,9 +115,10 @@ class Body:
     def address(self, buffer: Buffer, point: Sequence[Any]) -> Any:
         """Where an output over the whole loop is written at a point."""
         _, steps = probe(buffer.address, len(self.loop.shape))
-        return self._linear(0, steps, point)
+        return self.linear(0, steps, point)
 
-    def _linear(self, offset: int, steps: Sequence[int], point: Sequence[Any]) -> Any:
+    def linear(self, offset: int, steps: Sequence[int], point: Sequence[Any]) -> Any:
+        """A linear address at a point, by its stride along each dimension of the loop."""
         result: Any = offset
         for axis, value in zip(self.axes, point, strict=True):
             step = steps[axis.dims[-1]] if axis.dims else 0
@@ -146,9 +148,9 @@ class Body:
         return self._load(load, point, [])
 
     def store(self, target: int, value: Expr, place: Any) -> None:
-        """Write an output's element."""
+        """Write an output's element; one of a bfloat16 buffer was made narrow by the instruction it is of."""
         view = self.views[target]
-        T.buffer_store(view, functions.narrowed(value) if view.dtype == _BITS else value, [place])
+        T.buffer_store(view, functions.upper(value) if view.dtype == _BITS else value, [place])
 
     def _load(self, load: Load, point: Sequence[Any], values: list[Expr]) -> Expr:
         value = self._element(load, point, values)
@@ -157,7 +159,7 @@ class Body:
     def _element(self, load: Load, point: Sequence[Any], values: list[Expr]) -> Expr:
         view = self.views[load.buffer]
         if is_affine(load):
-            return view[self._linear(*strides(self.loop, load), point)]
+            return view[self.linear(*strides(self.loop, load), point)]
         index = self.index(point)
         if load.computed is not None:
             dim, value = load.computed
@@ -176,6 +178,9 @@ class Body:
         if call.op is aten.where.self:
             condition, *rest = args
             return tirx.Select(condition, *(_cast(v, call.dtype) for v in rest))
+        if call.op is aten._to_copy.default and call.dtype in ("int8", "uint8", "int32"):
+            whole = as_integer(self.loop.instructions, values, call.args[0])
+            return _cast(args[0] if whole is None else whole[0], call.dtype)
         if call.op in (aten._to_copy.default, aten.full.default):
             return _cast(args[0], call.dtype)
         if call.op is UNIFORM:

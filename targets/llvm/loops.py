@@ -10,6 +10,7 @@ from tvm.script.ir_builder import tirx as T
 from tvm.tirx import PrimFunc
 
 from e2compile.lower.loop import Buffer, Loop
+from e2compile.targets.llvm import ahead
 from e2compile.targets.llvm.evaluate import Body, axes
 from e2compile.targets.llvm.gating import Rows, gate_arguments, rows, where_live
 from e2compile.targets.llvm.machine import Machine
@@ -103,6 +104,7 @@ def _row(body: Body, point: list[Any], machine: Machine, is_parallel: bool) -> N
     loop = T.parallel if is_parallel else T.serial
     with loop(0, parts) as part, T.serial(0, T.min(chunk, blocks - part * chunk)) as block:
         start = segment.start + (part * chunk + block) * width
+        ahead.ask(body, [*point, start])
         vectorized(width, lambda lane: _assign(body, [*point, start + lane]))
     if blocks * width < extent:
         with T.serial(0, extent - blocks * width) as lane:

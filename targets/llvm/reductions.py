@@ -9,16 +9,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import PrimFunc
 
 from e2compile.lower import functions
-from e2compile.lower.loop import Loop, Reduce
+from e2compile.lower.loop import Compute, Loop, Reduce
+from e2compile.targets.llvm import ahead
 from e2compile.targets.llvm.evaluate import Axis, Body
 from e2compile.targets.llvm.gating import Rows
 from e2compile.targets.llvm.loops import PARALLEL_ELEMENTS, kernel, lanes, unflatten, vectorized
 from e2compile.targets.llvm.machine import Machine
+
+aten = torch.ops.aten
 
 _PARTS = 32
 _BLOCK = 64
@@ -44,13 +48,30 @@ def _extreme(dtype: str, lowest: bool) -> Any:
     return tirx.min_value(dtype) if lowest else tirx.max_value(dtype)
 
 
-def _accumulators(reduce: Reduce, dtype: str) -> list[_Accumulator]:
+def _is_magnitude(loop: Loop, index: int) -> bool:
+    """Whether a value is known to be a float that is not negative."""
+    call = loop.instructions[index]
+    if not isinstance(call, Compute) or "float" not in call.dtype:
+        return False
+    if call.op is aten.where.self:
+        return all(_is_magnitude(loop, value.index) for value in call.args[1:])
+    if call.op is aten.full.default:
+        return bool(call.args[0] >= 0)
+    return call.op in (aten.abs.default, aten.relu.default)
+
+
+def _accumulators(loop: Loop, reduce: Reduce) -> list[_Accumulator]:
+    dtype = loop.buffers[reduce.outputs[0]].dtype
+
     def add(a: Any, b: Any) -> Any:
         return a + b
 
     zero = tirx.const(0, dtype)
     if reduce.kind == "sum":
         return [_Accumulator(dtype, zero, lambda old, x, _: old + tirx.Cast(dtype, x), add)]
+    if reduce.kind == "amax" and _is_magnitude(loop, reduce.value):
+        greater = functions.greatest_magnitude
+        return [_Accumulator(dtype, zero, lambda old, x, _: greater(old, x), greater)]
     if reduce.kind == "amax":
         return [
             _Accumulator(
@@ -148,9 +169,7 @@ class _Reduction:
         return [block * self.together + i for i in range(self.together)]
 
     def _specs(self) -> list[tuple[Reduce, _Accumulator]]:
-        return [
-            (r, a) for r in self.loop.reduces for a in _accumulators(r, self.loop.buffers[r.outputs[0]].dtype)
-        ]
+        return [(r, a) for r in self.loop.reduces for a in _accumulators(self.loop, r)]
 
     def _start(self, specs: Sequence[tuple[Reduce, _Accumulator]]) -> list[Any]:
         totals = [T.alloc_buffer((self.width,), spec.dtype, scope="global") for _, spec in specs]
@@ -208,6 +227,7 @@ class _Reduction:
                 self._inner(rest[1:], [*outer, self.live.place(rest[0], i)], row, block, partial)
             return
         for vector, sums in zip(self._vectors(block), partial, strict=True):
+            ahead.ask(self.body, self._point(row, outer, vector, 0))
             vectorized(self.width, self._adding(outer, row, vector, sums))
 
     def _adding(self, outer: list[Any], row: Any, vector: Any, sums: list[Any]) -> Callable[[Any], None]:

@@ -20,6 +20,7 @@ from e2compile.lower.flat import fused
 from e2compile.lower.layout import physical, state_orders
 from e2compile.lower.module import Lowering
 from e2compile.lower.views import squeezed
+from e2compile.runtime.engine import memory_of
 from e2compile.targets.llvm import CPU
 from e2compile.targets.llvm.build import executable
 
@@ -119,16 +120,16 @@ def results(cases: Mapping[str, Case]) -> dict[str, list[Tensor]]:
     for name, fusion in fusions.items():
         lowering.function(functions[name], fusion, orders[name])
     machine = relax.VirtualMachine(executable(lowering.module()), tvm.cpu())
-    return {name: _run(machine[functions[name]], case, orders[name]) for name, case in cases.items()}
+    return {name: _run(machine, functions[name], case, orders[name]) for name, case in cases.items()}
 
 
-def _run(function: Any, case: Case, orders: dict[str, tuple[int, ...]]) -> list[Tensor]:
+def _run(machine: Any, name: str, case: Case, orders: dict[str, tuple[int, ...]]) -> list[Tensor]:
     arguments = [
         _in_order(tensor, orders[slot.target]) if slot.kind.is_state else tensor
         for slot, tensor in zip(case.graph.inputs, case.inputs, strict=True)
     ]
     given = [tvm.runtime.tensor(a.contiguous().numpy().copy()) for a in arguments]
-    returned = iter(function(*given))
+    returned = iter(machine[name](*given, *machine[memory_of(name)]()))
     states = [i for i, slot in enumerate(case.graph.inputs) if slot.kind.is_state]
     place = {slot.target: i for i, slot in enumerate(case.graph.inputs)}
     found = []

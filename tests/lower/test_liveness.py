@@ -1,4 +1,4 @@
-"""Memory over a function, hand-counted: a result lives from where it is written to where it is last read."""
+"""Memory over a function, hand-counted: a value lives to its last reader, what is returned to the end."""
 
 import torch
 
@@ -18,11 +18,11 @@ def alive(function: object, *inputs: torch.Tensor) -> list[int]:
     return found
 
 
-def test_a_chain_holds_two_at_a_time_and_not_what_it_returns() -> None:
+def test_a_chain_holds_two_at_a_time() -> None:
     def chain(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return a.mm(b).mm(b).mm(b)
 
-    assert alive(chain, floats(4, 4), floats(4, 4)) == [SIZE, 2 * SIZE, SIZE]
+    assert alive(chain, floats(4, 4), floats(4, 4)) == [SIZE, 2 * SIZE, 2 * SIZE]
 
 
 def test_what_is_read_again_lives_until_then() -> None:
@@ -30,7 +30,7 @@ def test_what_is_read_again_lives_until_then() -> None:
         first = a.mm(b)
         return first.mm(b).mm(b).mm(first)
 
-    assert alive(again, floats(4, 4), floats(4, 4)) == [SIZE, 2 * SIZE, 3 * SIZE, 2 * SIZE]
+    assert alive(again, floats(4, 4), floats(4, 4)) == [SIZE, 2 * SIZE, 3 * SIZE, 3 * SIZE]
 
 
 def test_the_largest_at_the_peak_are_named() -> None:
@@ -38,4 +38,5 @@ def test_the_largest_at_the_peak_are_named() -> None:
         return a.mm(b).mm(c)
 
     found = memory(schedule(fused(traced(wide, floats(4, 4), floats(4, 8), floats(8, 4)).graph)))
-    assert found["at_peak"] == [[4 * 8 * 4, "aten.mm", "forward", "", "the training step"]]
+    sizes = [4 * 8 * 4, 4 * 4 * 4]
+    assert found["at_peak"] == [[size, "aten.mm", "forward", "", "the training step"] for size in sizes]
