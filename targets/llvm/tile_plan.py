@@ -11,7 +11,7 @@ from e2compile.lower.workload import Convolution
 from e2compile.ops import MOST_TERMS
 from e2compile.targets.llvm.emit import least
 from e2compile.targets.llvm.machine import Machine
-from e2compile.targets.llvm.tiles import BYTES, LANES, NUMBER, ROWS
+from e2compile.targets.llvm.tiles import BYTES, DEPTH, LANES, NUMBER, ROWS, SIZE
 
 # Each row of the kernel has a register of its own, and there must be some left for sums.
 _MOST_KERNEL_ROWS = 3
@@ -19,6 +19,8 @@ _MOST_KERNEL_ROWS = 3
 _LEAST_WIDTH = 4
 # Weights stay in the second-level cache.
 _MOST_WEIGHTS = 1 << 20
+# Few enough of them stay in the first-level cache beside a task's pixels.
+_FEW_WEIGHTS = 1 << 14
 # A task copies about so many bytes of its source: they stay in the first-level cache.
 _BAND_BYTES = 1 << 15
 
@@ -67,8 +69,12 @@ class TilePlan:
     @property
     def pitch(self) -> int:
         """Bytes from a row of the source to the next: a border between them, in whole lines, if copied."""
-        size = self.source_shape[2] * self.sources
-        return _lines(size + self.border) if self.is_copied else size
+        return _lines(self.line + self.border) if self.is_copied else self.line
+
+    @property
+    def line(self) -> int:
+        """Bytes of a row of the source."""
+        return self.source_shape[2] * self.sources
 
     @property
     def is_copied(self) -> bool:
@@ -100,6 +106,11 @@ class TilePlan:
         return min(self.band, (NUMBER - 1 - self.conv.kernel[0]) // self.planes)
 
     @property
+    def sums(self) -> int:
+        """Tiles of sums: of each row and plane."""
+        return self.rows * self.planes
+
+    @property
     def band(self) -> int:
         """Rows of the target that a task computes; the last one's may repeat others'."""
         height = self.target_shape[1]
@@ -125,6 +136,35 @@ class TilePlan:
         row = least(step // self.columns * self.rows, self.band - self.rows)
         column = least(step % self.columns * self.positions, self.target_shape[2] - self.positions)
         return T.bind(row), T.bind(column)
+
+    @property
+    def abreast(self) -> int:
+        """Groups that are summed one after the other: scaled, the sums of two fill a line of memory."""
+        return 2 if self.groups % 2 == 0 else 1
+
+    @property
+    def visits(self) -> int:
+        """Of a band: each sums the same step for groups abreast."""
+        return self.steps * self.groups // self.abreast
+
+    def summed(self, visit: Any) -> list[tuple[Any, Any]]:
+        """The step of a visit, with each of its groups."""
+        sets = self.groups // self.abreast
+        step, number = (
+            (visit // sets, visit % sets) if self.is_small else (visit % self.steps, visit // self.steps)
+        )
+        step, first = T.bind(step), T.bind(number * self.abreast)
+        return [(step, first + each) for each in range(self.abreast)]
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether all weights stay in tiles."""
+        return self.runs == self.groups == 1
+
+    @property
+    def is_small(self) -> bool:
+        """Whether weights leave room in the first-level cache."""
+        return self.groups * self.runs * self.conv.kernel[0] * SIZE * DEPTH <= _FEW_WEIGHTS
 
     @property
     def source_rows(self) -> int:
