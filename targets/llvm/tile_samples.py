@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import tvm.tirx.script.builder as T
@@ -32,14 +33,18 @@ class Image:
     def copy(self, live: Samples, group: Any, to: Any, start: Any) -> None:
         """The `group`-th four live samples, each a byte of every lane; what is missing to four is zero."""
         height, width, channels = self.shape
-        places = [live[least(group * DEPTH + each, live.number - 1)] for each in range(DEPTH)]
-        lines = [pointer(self.buffer, place * (height * width * channels)) for place in places]
+        lines = self.samples(live, group)
         kept = splat(T.bind(mask(live.number - group * DEPTH, DEPTH)), LANES)
         with T.serial(channels // LANES) as block, T.serial(height) as row, T.serial(width) as column:
             source = T.bind((row * width + column) * channels + block * LANES)
             place = block * self.size + self.origin + row * self.pitch + column
             value = joined([line[at(source, LANES)] for line in lines], DEPTH, LANES)
             store(to, start + place * LANES, T.bitwise_and(value, kept), LANES)
+
+    def samples(self, live: Samples, group: Any) -> list[Any]:
+        """The `group`-th four live samples; the last one stands for those that are missing."""
+        places = [live[least(group * DEPTH + each, live.number - 1)] for each in range(DEPTH)]
+        return [pointer(self.buffer, place * prod(self.shape)) for place in places]
 
     def clear(self, to: Any, start: Any) -> None:
         """Zeros wherever `copy` puts no pixel."""
