@@ -1,7 +1,8 @@
 """The integer convolution and its input gradient by tiles: weights and sums stay in them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import tvm.tirx.script.builder as T
@@ -16,7 +17,6 @@ from e2compile.targets.llvm.emit import (
     least,
     samples,
     unless_empty,
-    when,
 )
 from e2compile.targets.llvm.machine import Machine
 from e2compile.targets.llvm.tile_operands import Rows, fetch_ahead, packed_weights, source_rows, weight_tile
@@ -121,38 +121,41 @@ class TileGather:
         with T.serial(plan.visits) as visit:
             for step, group in plan.summed(visit):
                 self._sum(group, step)
-                for row, place in enumerate(self._places(group, step)):
-                    self.tiles.store(row, self.memory.target, place, plan.targets)
+                place = self._place(group, step)
+                for row in range(plan.rows):
+                    self.tiles.store(row, self.memory.target, place + row * plan.target_line, plan.targets)
 
     def _sum_and_scale(self) -> None:
-        """Sums are scaled a visit later: then products do not wait for it."""
+        """Sums are scaled a visit later, while others are made: neither waits for the other.
+
+        The first visit scales what it finds, to where its own sums will be.
+        """
         plan, memory = self.plan, self.memory
         sums = Sums(plan, memory.step, memory.target)
-        with T.serial(plan.visits) as visit:
-            summed = plan.summed(visit)
-            sums.prefetch(self._places(*reversed(summed[0])))
+        with sums.rounding(), T.serial(plan.visits) as visit:
+            sums.prefetch(self._target(visit))
             for plane in memory.planes:
                 fetch_ahead(plane, plan, self.ahead, visit)
-            for number, (step, group) in enumerate(summed):
-                self._sum(group, step)
-                if number == 0:
-                    with when(visit > 0):
-                        self._scale(sums, visit - 1)
+            before = partial(sums.scale_share, self._target(T.bind(tirx.max(visit - 1, 0))))
+            for number, (step, group) in enumerate(plan.summed(visit)):
+                self._sum(group, step, before if number == 0 else None)
                 sums.take(self.tiles, number)
-        self._scale(sums, plan.visits - 1)
+        with sums.rounding():
+            sums.scale_all(self._target(plan.visits - 1))
 
-    def _scale(self, sums: Sums, visit: Any) -> None:
+    def _target(self, visit: Any) -> Any:
+        """Where in the target a visit's tiles begin."""
         step, group = self.plan.summed(visit)[0]
-        sums.scale(self._places(group, step))
+        return self._place(group, step)
 
-    def _places(self, group: Any, step: Any) -> list[Any]:
-        """Where in the target the tiles of a step begin, row by row."""
+    def _place(self, group: Any, step: Any) -> Any:
         plan = self.plan
         row, column = plan.site(step)
-        pixels = [self.origin + (row + each) * plan.target_shape[2] + column for each in range(plan.rows)]
-        return [T.bind(pixel * plan.targets + group * LANES) for pixel in pixels]
+        pixel = self.origin + row * plan.target_shape[2] + column
+        return T.bind(pixel * plan.targets + group * LANES)
 
-    def _sum(self, group: Any, step: Any) -> None:
+    def _sum(self, group: Any, step: Any, meanwhile: Callable[[Any, int], None] | None = None) -> None:
+        """A step's sums. `meanwhile` is done after the products of each row that is seen in each run."""
         plan = self.plan
         row, column = plan.site(step)
         for total in range(plan.sums):
@@ -161,9 +164,11 @@ class TileGather:
             if not plan.keeps_weights:
                 self._load_weights(group, run)
             place = T.bind(row * plan.pitch + column * plan.sources + run * BYTES)
-            for seen in range(plan.rows + plan.conv.kernel[0] - 1):
+            for seen in range(plan.seen):
                 for plane in range(plan.planes):
                     self._add(plane, seen, place)
+                if meanwhile is not None:
+                    meanwhile(run, seen)
 
     def _add(self, plane: int, seen: int, place: Any) -> None:
         """Adds what one row of the source gives to all that see it."""

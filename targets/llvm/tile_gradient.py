@@ -110,10 +110,10 @@ class Ahead:
 
     def fetch(self, step: Any) -> None:
         """Asks for a step's share of them."""
-        for size, samples in zip(self.sizes, self.samples, strict=True):
+        for size, four in zip(self.sizes, self.samples, strict=True):
             share = -(-size // (BYTES * self.steps)) * BYTES
             with when(step * share < size):
-                for sample, byte in product(samples, range(0, share, BYTES)):
+                for sample, byte in product(four, range(0, share, BYTES)):
                     prefetch(sample, step * share + byte, is_far=True)
 
 

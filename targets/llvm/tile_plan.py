@@ -77,6 +77,11 @@ class TilePlan:
         return self.source_shape[2] * self.sources
 
     @property
+    def target_line(self) -> int:
+        """Elements of a row of the target."""
+        return self.target_shape[2] * self.targets
+
+    @property
     def is_copied(self) -> bool:
         """Whether tiles are loaded from a copy of the source: they would read beyond it."""
         return self.padding != (0, 0) or self.conv.kernel[1] * self.sources % self.depth != 0
@@ -109,6 +114,11 @@ class TilePlan:
     def sums(self) -> int:
         """Tiles of sums: of each row and plane."""
         return self.rows * self.planes
+
+    @property
+    def seen(self) -> int:
+        """Rows of the source that these see."""
+        return self.rows + self.conv.kernel[0] - 1
 
     @property
     def band(self) -> int:

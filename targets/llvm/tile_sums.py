@@ -1,13 +1,14 @@
 """Sums that wait in memory until they are scaled, on their way from tiles to the target."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import tvm.tirx.script.builder as T
 
-from e2compile.targets.llvm.emit import load, padded, prefetch, store
+from e2compile.targets.llvm.emit import least, load, padded, prefetch, store
 from e2compile.targets.llvm.nearest import ROUNDING, WIDTH, is_denormal, nearest
 from e2compile.targets.llvm.scaling import product, result
 from e2compile.targets.llvm.tile_plan import TilePlan
@@ -37,39 +38,62 @@ class Sums:
         for total in range(self.plan.sums):
             tiles.store(total, self.memory, total * ROWS * pitch + number * LANES, pitch)
 
-    def prefetch(self, places: Sequence[Any]) -> None:
-        """Asks for the lines of the target that `scale` will write to.
+    def prefetch(self, place: Any) -> None:
+        """Asks for the lines of the target that will be written to, from `place` on.
 
-        Sums leave the CPU's store buffer in order: they cannot be read before what was stored earlier is out.
+        Stores leave the CPU in order: sums cannot be read back before what was stored earlier is out.
         """
-        plan, vectors = self.plan, self._vectors
-        if vectors.lanes < 2 * LANES or not plan.is_small:
-            return
-        for place in places:
-            with T.serial(vectors.number) as number:
-                prefetch(self.target, place + number * vectors.pitch, to_write=True)
+        if self._vectors.lanes == WIDTH and self.plan.is_small:
+            with T.serial(self._number) as number:
+                prefetch(self.target, place + self._offset(number), to_write=True)
 
-    def scale(self, places: Sequence[Any]) -> None:
-        """Sums to the target, each row's to its place there."""
+    def scale_share(self, place: Any, run: Any, seen: int) -> None:
+        """The vectors to scale beside a run's products with a row that is seen; the last ones may repeat."""
+        share = -(-self._number // self.plan.runs)
+        first, end = (share * row // self.plan.seen for row in (seen, seen + 1))
+        self._scale(place, [least(run * share + each, self._number - 1) for each in range(first, end)])
+
+    def scale_all(self, place: Any) -> None:
+        with T.serial(self._number) as number:
+            self._scale(place, [number])
+
+    def rounding(self) -> AbstractContextManager[Any]:
+        """Around all that scales."""
+        return T.attr(0, "pragma_import_llvm", ROUNDING) if self._is_rounded else nullcontext()
+
+    def _scale(self, place: Any, numbers: Sequence[Any]) -> None:
+        """Vectors by their numbers to the target, where the first one is at `place`."""
         if not self._is_rounded:
-            self._scale(places, self._result)
+            self._store(place, numbers, self._result)
             return
         # No sum times a normal number is denormal.
-        with T.attr(0, "pragma_import_llvm", ROUNDING), T.If(is_denormal(self.step[0])):
+        with T.If(is_denormal(self.step[0])):
             with T.Then():
-                self._scale(places, self._result)
+                self._store(place, numbers, self._result)
             with T.Else():
-                self._scale(places, self._rounded)
+                self._store(place, numbers, self._rounded)
 
-    def _scale(self, places: Sequence[Any], result: Callable[[list[Any]], Any]) -> None:
-        vectors, size = self._vectors, self.plan.abreast * SIZE
-        for row, place in enumerate(places):
-            with T.serial(vectors.number) as number:
-                sums = [
-                    load(self.memory, total * size + number * vectors.lanes, vectors.lanes)
-                    for total in range(row, self.plan.sums, self.plan.rows)
-                ]
-                store(self.target, place + number * vectors.pitch, result(sums), vectors.lanes)
+    def _store(self, place: Any, numbers: Sequence[Any], result: Callable[[list[Any]], Any]) -> None:
+        lanes, plane_size = self._vectors.lanes, self.plan.rows * self._row_size
+        for number in numbers:
+            row, column = number // self._vectors.number, number % self._vectors.number
+            first = T.bind(row * self._row_size + column * lanes)
+            sums = [load(self.memory, first + plane * plane_size, lanes) for plane in range(self.plan.planes)]
+            store(self.target, place + self._offset(number), result(sums), lanes)
+
+    @property
+    def _row_size(self) -> int:
+        return self.plan.abreast * SIZE
+
+    @property
+    def _number(self) -> int:
+        """Vectors of a visit."""
+        return self.plan.rows * self._vectors.number
+
+    def _offset(self, number: Any) -> Any:
+        """Where a vector goes in the target, counted from the first one's place."""
+        row, column = number // self._vectors.number, number % self._vectors.number
+        return row * self.plan.target_line + column * self._vectors.pitch
 
     def _result(self, planes: list[Any]) -> Any:
         return result(planes, self.step, self.target.dtype, self._vectors.lanes)

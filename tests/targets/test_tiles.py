@@ -1,5 +1,6 @@
 """Integer contractions by tiles against torch in float64, bit for bit: emulated, and by AMX where it is."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -112,6 +113,29 @@ def test_planes_are_rounded_one_by_one() -> None:
     kernel = built(planes_input_gradient, conv, EMULATED)
     result = run(kernel, torch.empty(conv.x_shape), high, low, weight, STEP)
     assert torch.equal(result, combined(dx, dx_low))
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("step", [1e-40, -3e-41, 1.2e-38, -0.0, 1e38, math.inf, math.nan])
+def test_scales_by_any_step(step: float, machine: Machine) -> None:
+    conv, factor = same(2, 8, 16, 32), torch.tensor(step)
+    x, weight, dy, low = draws(conv, True)
+    x[:, 0] = 0
+    y, dx, _ = (clamped(exact) for exact in reference(conv, x, weight, dy))
+    _, dx_low, _ = (clamped(exact) for exact in reference(conv, x, weight, low))
+    out = torch.zeros(conv.y_shape, dtype=torch.uint16)
+    run(built(scaled_convolution, conv, machine, signed=True, dtype="uint16"), out, x, weight, factor)
+    assert_equal(out.view(torch.bfloat16), (y.to(torch.float32) * factor).to(torch.bfloat16))
+    out = torch.zeros(conv.x_shape, dtype=torch.uint16)
+    run(built(planes_input_gradient, conv, machine, dtype="uint16"), out, dy, low, weight, factor)
+    sums = 256 * dx.to(torch.float32) + dx_low.to(torch.float32)
+    assert_equal(out.view(torch.bfloat16), (sums * factor).to(torch.bfloat16))
+
+
+def assert_equal(result: torch.Tensor, expected: torch.Tensor) -> None:
+    """With what is no number in the same places."""
+    assert torch.equal(result.isnan(), expected.isnan())
+    assert torch.equal(result.nan_to_num(), expected.nan_to_num())
 
 
 @pytest.mark.parametrize("machine", MACHINES)
