@@ -93,9 +93,8 @@ class Operands:
 
 def _operands(plan: TileGradientPlan, given: Mapping[str, Any], live: Samples) -> Operands:
     conv = plan.conv
-    origin = conv.padding[0] * plan.pitch + conv.padding[1]
-    x = Image(given["x"], conv.x_shape[1:], origin, plan.pitch, plan.source_line)
-    dy = Image(given["dy"], conv.y_shape[1:], 0, plan.pitch, plan.steps * ROWS)
+    x = Image(given["x"], conv.x_shape[1:], plan.pitch, plan.source_line, conv.padding, conv.stride)
+    dy = Image(given["dy"], conv.y_shape[1:], plan.pitch, plan.steps * ROWS)
     sizes = plan.together * plan.source_size, plan.together * plan.gradient_size, plan.gradient_size
     return Operands(plan, live, x, dy, *(padded(size, "int32") for size in sizes))
 
@@ -168,10 +167,10 @@ class Split:
         for each in range(plan.grouped):
             tile = (image * (plan.conv.out_channels // LANES) + group + each) * plan.steps + step
             tiles.load(plan.sums + each, self.operands.gradients, T.bind(tile * SIZE), LANES)
-        pixel = block * plan.source_line + step * ROWS + row * plan.pitch
-        source = T.bind(image * plan.source_size + pixel * LANES)
+        first = T.bind(image * plan.source_size + (block * plan.source_block + step * ROWS) * LANES)
         for column in range(plan.conv.kernel[1]):
-            tiles.load(NUMBER - 1, self.operands.sources, source + column * LANES, LANES)
+            source = T.bind(first + plan.tap(row, column) * LANES)
+            tiles.load(NUMBER - 1, self.operands.sources, source, LANES)
             for each in range(plan.grouped):
                 total = column * plan.grouped + each
                 tiles.multiply_add(total, plan.sums + each, NUMBER - 1, (True, self.signed))

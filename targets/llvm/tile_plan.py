@@ -206,11 +206,13 @@ def _lines(size: int) -> int:
 
 def is_plain(conv: Convolution) -> bool:
     """Whether each position sees its neighbours, and channels come in tiles."""
-    return (
-        conv.stride == conv.dilation == (1, 1)
-        and conv.groups == 1
-        and conv.in_channels % LANES == conv.out_channels % LANES == 0
-    )
+    return conv.stride == (1, 1) and is_dense(conv)
+
+
+def is_dense(conv: Convolution) -> bool:
+    """The same but for the stride."""
+    is_whole = conv.in_channels % LANES == conv.out_channels % LANES == 0
+    return conv.dilation == (1, 1) and conv.groups == 1 and is_whole
 
 
 def plan(conv: Convolution, transposed: bool, machine: Machine, planes: int = 1) -> TilePlan:

@@ -86,6 +86,27 @@ def test_computes_what_torch_does(name: str, signed: bool, machine: Machine) -> 
     check(SHAPES[name], machine, signed)
 
 
+STRIDED = {
+    "resnet20 32": same(5, 32, 16, 32, 2),
+    "resnet20 64": same(9, 16, 32, 64, 2),
+    "shortcut": Convolution(6, 16, 16, 32, 64, (1, 1), (2, 2)),
+    "odd size": same(3, 11, 16, 16, 2),
+    "oblong": Convolution(4, 11, 17, 32, 16, (3, 2), (3, 1), (1, 0)),
+    "wide": Convolution(2, 8, 14, 16, 48, (2, 5), (1, 2), (0, 2)),
+}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("name", STRIDED)
+def test_weight_gradients_take_any_stride(name: str, machine: Machine) -> None:
+    conv = STRIDED[name]
+    x, weight, dy = operands(conv, True)
+    assert tile_gradient_plan.serves(conv, EMULATED)
+    _, _, exact = reference(conv, x, weight, dy)
+    kernel = built(integer_weight_gradient, conv, machine, signed=True)
+    assert torch.equal(run(kernel, blank(conv.weight_shape), x, dy), clamped(exact))
+
+
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("name", EXTREMES)
 def test_is_exact_at_the_ends_of_the_range(name: str, machine: Machine) -> None:
@@ -202,8 +223,8 @@ def test_leaves_padding_beyond_the_kernel_to_vectors() -> None:
 def test_leaves_other_weight_gradients_to_vectors() -> None:
     assert tile_gradient_plan.serves(PLAIN, EMULATED)
     for conv in (
-        same(2, 8, 16, 16, 2),
         same(2, 8, 16, 24),
+        Convolution(2, 9, 8, 16, 16, (2, 2), (2, 2)),
         same(1, 256, 16, 16),
         Convolution(64, 1, 1, 64, 16),
     ):
