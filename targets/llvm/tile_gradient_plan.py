@@ -28,9 +28,9 @@ _LANE_BYTES = 4
 class TileGradientPlan:
     """A weight gradient over images of which each is four samples: their bytes fill the lanes of a pixel.
 
-    Pixels are in one line, row by row, with zeros between rows; for each row and column within a stride of the
-    input there is one, so that what a tap sees are neighbours. A step adds up 16 neighbours of the line: a tile
-    of the gradient, turned, by one of the input that begins as much later as the weight's tap says.
+    Pixels are in one line, row by row, with zeros between rows; for each row and column within a stride of
+    the input there is one, so that what a tap sees are neighbours. A step adds up 16 neighbours of the line:
+    a tile of the gradient, turned, by one of the input that begins as much later as the weight's tap says.
     """
 
     conv: Convolution
