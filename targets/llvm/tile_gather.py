@@ -73,10 +73,11 @@ def gather(plan: TilePlan, memory: Memory, signed: bool) -> None:
         with T.parallel(number) as task:
             sample, first = _band(plan, memory.live, task)
             after, row = _band(plan, memory.live, least(task + 1, number - 1))
-            sources = [source_rows(plane, plan, sample, first) for plane in memory.planes]
+            height = plan.conv.stride[0]
+            sources = [source_rows(plane, plan, sample, first * height) for plane in memory.planes]
             with configured(plan.machine, _shapes(plan)) as tiles:
                 origin = T.bind((sample * plan.target_shape[1] + first) * plan.target_shape[2])
-                ahead = T.bind((after * plan.source_shape[1] + row) * plan.line)
+                ahead = T.bind((after * plan.source_shape[1] + row * height) * plan.line)
                 TileGather(plan, memory, tiles, sources, weights, origin, ahead, signed).emit()
 
 
@@ -157,13 +158,13 @@ class TileGather:
     def _sum(self, group: Any, step: Any, meanwhile: Callable[[Any, int], None] | None = None) -> None:
         """A step's sums. `meanwhile` is done after the products of each row that is seen in each run."""
         plan = self.plan
-        row, column = plan.site(step)
+        (row, column), (height, width) = plan.site(step), plan.conv.stride
         for total in range(plan.sums):
             self.tiles.zero(total)
         with T.serial(plan.runs) as run:
             if not plan.keeps_weights:
                 self._load_weights(group, run)
-            place = T.bind(row * plan.pitch + column * plan.sources + run * BYTES)
+            place = T.bind(row * height * plan.pitch + column * width * plan.sources + run * BYTES)
             for seen in range(plan.seen):
                 for plane in range(plan.planes):
                     self._add(plane, seen, place)
@@ -173,11 +174,12 @@ class TileGather:
     def _add(self, plane: int, seen: int, place: Any) -> None:
         """Adds what one row of the source gives to all that see it."""
         plan, tiles = self.plan, self.tiles
-        rows, source = self.sources[plane], plan.sums
-        tiles.load(source, rows.buffer, rows.origin + place + seen * plan.pitch, plan.sources)
+        rows, source, (height, width) = self.sources[plane], plan.sums, plan.conv.stride
+        tiles.load(source, rows.buffer, rows.origin + place + seen * plan.pitch, width * plan.sources)
         for kernel_row in range(plan.conv.kernel[0]):
-            if 0 <= seen - kernel_row < plan.rows:
-                total = plane * plan.rows + seen - kernel_row
+            row, rest = divmod(seen - kernel_row, height)
+            if rest == 0 and 0 <= row < plan.rows:
+                total = plane * plan.rows + row
                 tiles.multiply_add(total, source, source + 1 + kernel_row, (self.signed, True))
 
     def _load_weights(self, group: Any, run: Any) -> None:

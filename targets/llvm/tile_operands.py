@@ -59,7 +59,7 @@ class Rows:
 
 
 def source_rows(source: Any, plan: TilePlan, sample: Any, first: Any) -> Rows:
-    """What a band whose first row is `first` sees of a sample: where it is, or a copy with zeros around."""
+    """What a band sees of a sample, from its row `first` on: where it is, or a copy with zeros around."""
     if plan.is_copied:
         return Rows(_copied(source, plan, sample, first), plan.lead - plan.border)
     return Rows(source, T.bind((sample * plan.source_shape[1] + first) * plan.pitch))
@@ -67,7 +67,7 @@ def source_rows(source: Any, plan: TilePlan, sample: Any, first: Any) -> Rows:
 
 def fetch_ahead(source: Any, plan: TilePlan, place: Any, visit: Any) -> None:
     """Asks for a visit's share of the band that begins at `place`."""
-    share = -(-plan.band * plan.line // (plan.visits * BYTES))
+    share = -(-plan.band * plan.conv.stride[0] * plan.line // (plan.visits * BYTES))
     first = T.bind(place + visit * (share * BYTES))
     for line in range(share):
         prefetch(source, first + line * BYTES)

@@ -27,10 +27,10 @@ _BAND_BYTES = 1 << 15
 
 @dataclass(frozen=True)
 class TilePlan:
-    """A convolution of stride 1, or its input gradient if `transposed`, of `planes` sources with one weight.
+    """A convolution, or its input gradient if `transposed`, of `planes` sources with one weight.
 
-    A tile of the source is `positions` neighbouring pixels of a row by 64 bytes of what the kernel's row sees
-    from each on; a tile of the target is as many pixels by 16 channels.
+    An input gradient has stride 1. A tile of the source is `positions` pixels of a row, a stride apart, by 64
+    bytes of what the kernel's row sees from each on; a tile of the target is as many pixels by 16 channels.
     """
 
     conv: Convolution
@@ -118,14 +118,17 @@ class TilePlan:
     @property
     def seen(self) -> int:
         """Rows of the source that these see."""
-        return self.rows + self.conv.kernel[0] - 1
+        return self._seen(self.rows)
+
+    def _seen(self, rows: int) -> int:
+        return (rows - 1) * self.conv.stride[0] + self.conv.kernel[0]
 
     @property
     def band(self) -> int:
         """Rows of the target that a task computes; the last one's may repeat others'."""
         height = self.target_shape[1]
-        fitting = _BAND_BYTES // (self.pitch * self.planes) - (self.conv.kernel[0] - 1)
-        return -(-height // -(-height // max(fitting, 1)))
+        fitting = _BAND_BYTES // (self.pitch * self.planes) - self.conv.kernel[0]
+        return -(-height // -(-height // max(fitting // self.conv.stride[0] + 1, 1)))
 
     @property
     def bands(self) -> int:
@@ -179,7 +182,7 @@ class TilePlan:
     @property
     def source_rows(self) -> int:
         """Rows of the source that a band sees."""
-        return self.band + self.conv.kernel[0] - 1
+        return self._seen(self.band)
 
     @property
     def groups(self) -> int:
@@ -192,7 +195,7 @@ def serves(conv: Convolution, transposed: bool, machine: Machine) -> bool:
     plan = TilePlan(folded(conv), transposed, machine)
     return (
         machine.tiles
-        and is_plain(conv)
+        and (is_plain(conv) if transposed else is_dense(conv) and conv.stride[0] <= conv.kernel[0])
         and conv.kernel[0] <= _MOST_KERNEL_ROWS
         and min(plan.padding) >= 0
         and plan.target_shape[2] >= _LEAST_WIDTH

@@ -98,13 +98,20 @@ STRIDED = {
 
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("name", STRIDED)
-def test_weight_gradients_take_any_stride(name: str, machine: Machine) -> None:
+def test_takes_any_stride(name: str, machine: Machine) -> None:
     conv = STRIDED[name]
     x, weight, dy = operands(conv, True)
+    assert tile_plan.serves(conv, False, EMULATED) is (name != "shortcut")
+    assert not tile_plan.serves(conv, True, EMULATED)
     assert tile_gradient_plan.serves(conv, EMULATED)
-    _, _, exact = reference(conv, x, weight, dy)
+    y, _, dweight = (clamped(exact) for exact in reference(conv, x, weight, dy))
     kernel = built(integer_weight_gradient, conv, machine, signed=True)
-    assert torch.equal(run(kernel, blank(conv.weight_shape), x, dy), clamped(exact))
+    assert torch.equal(run(kernel, blank(conv.weight_shape), x, dy), dweight)
+    kernel = built(integer_convolution, conv, machine, signed=True)
+    assert torch.equal(run(kernel, blank(conv.y_shape), x, weight), y)
+    kernel = built(scaled_convolution, conv, machine, signed=True, dtype="uint16")
+    out = run(kernel, torch.zeros(conv.y_shape, dtype=torch.uint16), x, weight, STEP)
+    assert torch.equal(out.view(torch.bfloat16), scaled(y, torch.bfloat16))
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -200,7 +207,6 @@ PLAIN = same(2, 8, 16, 16)
 @pytest.mark.parametrize(
     "conv",
     [
-        same(2, 8, 16, 16, 2),
         same(2, 8, 16, 24),
         same(2, 8, 32, 32, 1, 2),
         replace(PLAIN, dilation=(2, 2)),
