@@ -8,7 +8,8 @@ from pathlib import Path
 
 from e2compile.errors import MissingError
 
-TILES = frozenset(("amx_tile", "amx_int8"))
+# What kernels by tiles use: every CPU that has tiles has the rounding to bfloat16, too.
+TILES = frozenset(("amx_tile", "amx_int8", "avx512_bf16"))
 # Linux gives the registers of tiles to who asks for them: arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA).
 _ARCH_PRCTL, _REQUEST, _TILE_DATA = 158, 0x1023, 18
 

@@ -37,7 +37,8 @@ def tvm_target(machine: Machine | None = None) -> tvm.target.Target:
     else:
         place = {"mcpu": str(codegen.llvm_get_system_cpu())}
     # LLVM knows few CPUs by what they are; it takes others for the nearest that it knows, which has no tiles.
-    more = {"mattr": ["+amx-tile", "+amx-int8"]} if machine.tiles and not machine.is_emulated else {}
+    with_tiles = machine.tiles and not machine.is_emulated
+    more = {"mattr": ["+amx-tile", "+amx-int8", "+avx512bf16"]} if with_tiles else {}
     return tvm.target.Target({"kind": "llvm", "num-cores": machine.threads} | place | more)
 
 

@@ -13,8 +13,8 @@ from tvm.script.ir_builder import IRBuilder
 from e2compile.lower.workload import Convolution, Pool
 
 _SLACK = 4
-# LLVM's words for a line of data that is wanted in the first-level cache.
-_NEAREST, _DATA = 3, 1
+# LLVM's words for a line of data that is wanted in the first-level cache, and in the second-level one.
+_NEAREST, _NEAR, _DATA = 3, 2, 1
 
 
 @contextmanager
@@ -122,10 +122,13 @@ def store(buffer: Any, index: Any, value: Any, width: int) -> None:
     T.buffer_store(buffer, value, [at(index, width)])
 
 
-def prefetch(buffer: Any, index: Any, to_write: bool = False) -> None:
-    """Asks for the cache line of an element; one beyond the buffer's end does no harm."""
+def prefetch(buffer: Any, index: Any, to_write: bool = False, is_far: bool = False) -> None:
+    """Asks for the cache line of an element, in the second-level cache if it is for later (`is_far`).
+
+    A line beyond the buffer's end does no harm.
+    """
     address = T.address_of(buffer[index])
-    arguments = (T.int32(int(to_write)), T.int32(_NEAREST), T.int32(_DATA))
+    arguments = (T.int32(int(to_write)), T.int32(_NEAR if is_far else _NEAREST), T.int32(_DATA))
     T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", address, *arguments))
 
 

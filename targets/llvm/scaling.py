@@ -54,9 +54,14 @@ def scaled(conv: Convolution, transposed: bool, how: Signature) -> Iterator[tupl
 
 
 def result(planes: Sequence[Any], step: Any, dtype: str, width: int) -> Any:
-    """Int32 lanes as the target has them: those of byte planes are float32 before they are added."""
+    """Int32 lanes as the target has them."""
+    value = product(planes, step, width)
+    return value if dtype == "float32" else functions.narrowed(value)
+
+
+def product(planes: Sequence[Any], step: Any, width: int) -> Any:
+    """Int32 lanes times the step: those of byte planes are float32 before they are added."""
     value, *rest = [T.Cast(typed("float32", width), plane) for plane in planes]
     for low in rest:
         value = value * splat(T.float32(PLANE), width) + low
-    value = value * splat(step[0], width)
-    return value if dtype == "float32" else functions.narrowed(value)
+    return value * splat(step[0], width)

@@ -1,7 +1,8 @@
 """The integer convolution and its input gradient by tiles: weights and sums stay in them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import tvm.tirx.script.builder as T
@@ -14,18 +15,14 @@ from e2compile.targets.llvm.emit import (
     function,
     gate,
     least,
-    load,
-    padded,
     samples,
-    store,
     unless_empty,
-    when,
 )
 from e2compile.targets.llvm.machine import Machine
-from e2compile.targets.llvm.scaling import result
-from e2compile.targets.llvm.tile_operands import Rows, packed_weights, source_rows, weight_tile
+from e2compile.targets.llvm.tile_operands import Rows, fetch_ahead, packed_weights, source_rows, weight_tile
 from e2compile.targets.llvm.tile_plan import TilePlan, plan
-from e2compile.targets.llvm.tiles import BYTES, DEPTH, LANES, SIZE, Shape, Tiles, configured
+from e2compile.targets.llvm.tile_sums import Sums
+from e2compile.targets.llvm.tiles import BYTES, DEPTH, LANES, Shape, Tiles, configured
 
 
 def integer_convolution(
@@ -72,25 +69,36 @@ class Memory:
 def gather(plan: TilePlan, memory: Memory, signed: bool) -> None:
     with unless_empty(memory.live):
         weights = packed_weights(memory.weight, plan)
-        with T.parallel(memory.live.number * plan.bands) as task:
-            sample = T.bind(memory.live[task // plan.bands])
-            first = T.bind(least(task % plan.bands * plan.band, plan.target_shape[1] - plan.band))
-            sources = [source_rows(plane, plan, sample, first) for plane in memory.planes]
+        number = memory.live.number * plan.bands
+        with T.parallel(number) as task:
+            sample, first = _band(plan, memory.live, task)
+            after, row = _band(plan, memory.live, least(task + 1, number - 1))
+            height = plan.conv.stride[0]
+            sources = [source_rows(plane, plan, sample, first * height) for plane in memory.planes]
             with configured(plan.machine, _shapes(plan)) as tiles:
                 origin = T.bind((sample * plan.target_shape[1] + first) * plan.target_shape[2])
-                TileGather(plan, memory, tiles, sources, weights, origin, signed).emit()
+                ahead = T.bind((after * plan.source_shape[1] + row * height) * plan.line)
+                TileGather(plan, memory, tiles, sources, weights, origin, ahead, signed).emit()
+
+
+def _band(plan: TilePlan, live: Samples, task: Any) -> tuple[Any, Any]:
+    """A task's sample, and its first row of the target."""
+    first = least(task % plan.bands * plan.band, plan.target_shape[1] - plan.band)
+    return T.bind(live[task // plan.bands]), T.bind(first)
 
 
 def _shapes(plan: TilePlan) -> list[Shape]:
     """Sums, plane by plane, then a tile of a source, then one of weights for each row of the kernel."""
-    sums, weights = plan.rows * plan.planes, plan.conv.kernel[0]
     source, weight = Shape(plan.positions, plan.depth), Shape(plan.depth // DEPTH)
-    return [*[Shape(plan.positions)] * sums, source, *[weight] * weights]
+    return [*[Shape(plan.positions)] * plan.sums, source, *[weight] * plan.conv.kernel[0]]
 
 
 @dataclass(frozen=True)
 class TileGather:
-    """A task: a band of rows of one sample, which begins at pixel `origin` of the target."""
+    """A task: a band of rows of one sample, which begins at pixel `origin` of the target.
+
+    The next task's begins `ahead` in the sources.
+    """
 
     plan: TilePlan
     memory: Memory
@@ -98,80 +106,83 @@ class TileGather:
     sources: Sequence[Rows]
     weights: Any
     origin: Any
+    ahead: Any
     signed: bool
 
     def emit(self) -> None:
-        with T.serial(self.plan.groups) as group:
-            if self.plan.runs == 1:
-                self._load_weights(group, 0)
-            if self.memory.step is None:
-                self._sum_into_target(group)
-            else:
-                self._sum_and_scale(group)
+        if self.plan.keeps_weights:
+            self._load_weights(0, 0)
+        if self.memory.step is None:
+            self._sum_into_target()
+        else:
+            self._sum_and_scale()
 
-    def _sum_into_target(self, group: Any) -> None:
-        with T.serial(self.plan.steps) as step:
-            self._sum(group, step)
-            for row, place in enumerate(self._places(group, step)):
-                self.tiles.store(row, self.memory.target, place, self.plan.targets)
+    def _sum_into_target(self) -> None:
+        plan = self.plan
+        with T.serial(plan.visits) as visit:
+            for step, group in plan.summed(visit):
+                self._sum(group, step)
+                place = self._place(group, step)
+                for row in range(plan.rows):
+                    self.tiles.store(row, self.memory.target, place + row * plan.target_line, plan.targets)
 
-    def _sum_and_scale(self, group: Any) -> None:
-        """Sums are scaled a step later: then products do not wait for it."""
-        sums = padded(self._source * SIZE, "int32")
-        with T.serial(self.plan.steps) as step:
-            self._sum(group, step)
-            with when(step > 0):
-                self._scale(sums, group, step - 1)
-            for total in range(self._source):
-                self.tiles.store(total, sums, total * SIZE, LANES)
-        self._scale(sums, group, self.plan.steps - 1)
+    def _sum_and_scale(self) -> None:
+        """Sums are scaled a visit later, while others are made: neither waits for the other.
 
-    def _scale(self, sums: Any, group: Any, step: Any) -> None:
-        plan, target = self.plan, self.memory.target
-        for row, place in enumerate(self._places(group, step)):
-            with T.serial(plan.positions) as position:
-                planes = [
-                    load(sums, (plane * plan.rows + row) * SIZE + position * LANES, LANES)
-                    for plane in range(plan.planes)
-                ]
-                value = result(planes, self.memory.step, target.dtype, LANES)
-                store(target, place + position * plan.targets, value, LANES)
+        The first visit scales what it finds, to where its own sums will be.
+        """
+        plan, memory = self.plan, self.memory
+        sums = Sums(plan, memory.step, memory.target)
+        with sums.rounding(), T.serial(plan.visits) as visit:
+            sums.prefetch(self._target(visit))
+            for plane in memory.planes:
+                fetch_ahead(plane, plan, self.ahead, visit)
+            before = partial(sums.scale_share, self._target(T.bind(tirx.max(visit - 1, 0))))
+            for number, (step, group) in enumerate(plan.summed(visit)):
+                self._sum(group, step, before if number == 0 else None)
+                sums.take(self.tiles, number)
+        with sums.rounding():
+            sums.scale_all(self._target(plan.visits - 1))
 
-    def _places(self, group: Any, step: Any) -> list[Any]:
-        """Where in the target the tiles of a step begin, row by row."""
+    def _target(self, visit: Any) -> Any:
+        """Where in the target a visit's tiles begin."""
+        step, group = self.plan.summed(visit)[0]
+        return self._place(group, step)
+
+    def _place(self, group: Any, step: Any) -> Any:
         plan = self.plan
         row, column = plan.site(step)
-        pixels = [self.origin + (row + each) * plan.target_shape[2] + column for each in range(plan.rows)]
-        return [T.bind(pixel * plan.targets + group * LANES) for pixel in pixels]
+        pixel = self.origin + row * plan.target_shape[2] + column
+        return T.bind(pixel * plan.targets + group * LANES)
 
-    def _sum(self, group: Any, step: Any) -> None:
+    def _sum(self, group: Any, step: Any, meanwhile: Callable[[Any, int], None] | None = None) -> None:
+        """A step's sums. `meanwhile` is done after the products of each row that is seen in each run."""
         plan = self.plan
-        row, column = plan.site(step)
-        for total in range(self._source):
+        (row, column), (height, width) = plan.site(step), plan.conv.stride
+        for total in range(plan.sums):
             self.tiles.zero(total)
         with T.serial(plan.runs) as run:
-            if plan.runs > 1:
+            if not plan.keeps_weights:
                 self._load_weights(group, run)
-            place = T.bind(row * plan.pitch + column * plan.sources + run * BYTES)
-            for seen in range(plan.rows + plan.conv.kernel[0] - 1):
+            place = T.bind(row * height * plan.pitch + column * width * plan.sources + run * BYTES)
+            for seen in range(plan.seen):
                 for plane in range(plan.planes):
                     self._add(plane, seen, place)
+                if meanwhile is not None:
+                    meanwhile(run, seen)
 
     def _add(self, plane: int, seen: int, place: Any) -> None:
         """Adds what one row of the source gives to all that see it."""
         plan, tiles = self.plan, self.tiles
-        rows = self.sources[plane]
-        tiles.load(self._source, rows.buffer, rows.origin + place + seen * plan.pitch, plan.sources)
+        rows, source, (height, width) = self.sources[plane], plan.sums, plan.conv.stride
+        tiles.load(source, rows.buffer, rows.origin + place + seen * plan.pitch, width * plan.sources)
         for kernel_row in range(plan.conv.kernel[0]):
-            if 0 <= seen - kernel_row < plan.rows:
-                total = plane * plan.rows + seen - kernel_row
-                tiles.multiply_add(total, self._source, self._source + 1 + kernel_row, (self.signed, True))
+            row, rest = divmod(seen - kernel_row, height)
+            if rest == 0 and 0 <= row < plan.rows:
+                total = plane * plan.rows + row
+                tiles.multiply_add(total, source, source + 1 + kernel_row, (self.signed, True))
 
     def _load_weights(self, group: Any, run: Any) -> None:
         for row in range(self.plan.conv.kernel[0]):
             place = T.bind(weight_tile(self.plan, group, run, row))
-            self.tiles.load(self._source + 1 + row, self.weights, place, LANES)
-
-    @property
-    def _source(self) -> int:
-        return self.plan.rows * self.plan.planes
+            self.tiles.load(self.plan.sums + 1 + row, self.weights, place, LANES)

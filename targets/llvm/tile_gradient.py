@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
+from math import prod
 from typing import Any
 
 import tvm.tirx.script.builder as T
@@ -19,6 +21,7 @@ from e2compile.targets.llvm.emit import (
     least,
     load,
     padded,
+    prefetch,
     registers,
     samples,
     store,
@@ -32,7 +35,7 @@ from e2compile.targets.llvm.integer_gradient import clamped
 from e2compile.targets.llvm.machine import Machine
 from e2compile.targets.llvm.tile_gradient_plan import TileGradientPlan
 from e2compile.targets.llvm.tile_samples import Image, turn, turned
-from e2compile.targets.llvm.tiles import DEPTH, LANES, NUMBER, ROWS, SIZE, Shape, Tiles, configured
+from e2compile.targets.llvm.tiles import BYTES, DEPTH, LANES, NUMBER, ROWS, SIZE, Shape, Tiles, configured
 from e2compile.targets.llvm.weight_gradient import bits_reversed
 
 
@@ -90,11 +93,27 @@ class Operands:
 
 def _operands(plan: TileGradientPlan, given: Mapping[str, Any], live: Samples) -> Operands:
     conv = plan.conv
-    origin = conv.padding[0] * plan.pitch + conv.padding[1]
-    x = Image(given["x"], conv.x_shape[1:], origin, plan.pitch, plan.source_line)
-    dy = Image(given["dy"], conv.y_shape[1:], 0, plan.pitch, plan.steps * ROWS)
+    x = Image(given["x"], conv.x_shape[1:], plan.pitch, plan.source_line, conv.padding, conv.stride)
+    dy = Image(given["dy"], conv.y_shape[1:], plan.pitch, plan.steps * ROWS)
     sizes = plan.together * plan.source_size, plan.together * plan.gradient_size, plan.gradient_size
     return Operands(plan, live, x, dy, *(padded(size, "int32") for size in sizes))
+
+
+class Ahead:
+    """Four samples that a task sums next, on their way to the second-level cache while others are summed."""
+
+    def __init__(self, operands: Operands, image: Any) -> None:
+        self.steps = operands.plan.taps * operands.plan.steps
+        self.sizes = [prod(each.shape) for each in (operands.x, operands.dy)]
+        self.samples = [each.samples(operands.live, image) for each in (operands.x, operands.dy)]
+
+    def fetch(self, step: Any) -> None:
+        """Asks for a step's share of them."""
+        for size, four in zip(self.sizes, self.samples, strict=True):
+            share = -(-size // (BYTES * self.steps)) * BYTES
+            with when(step * share < size):
+                for sample, byte in product(four, range(0, share, BYTES)):
+                    prefetch(sample, step * share + byte, is_far=True)
 
 
 @dataclass(frozen=True)
@@ -134,8 +153,11 @@ class Split:
         with when(first > 0):
             for total, place in enumerate(places):
                 self.tiles.load(total, self.partial, place, LANES)
-        with T.serial(present) as image, T.serial(plan.steps) as step:
-            self._add(tap, image, step)
+        with T.serial(present) as image:
+            ahead = Ahead(self.operands, self.number + (first + image + plan.together) * plan.splits)
+            with T.serial(plan.steps) as step:
+                ahead.fetch(tap * plan.steps + step)
+                self._add(tap, image, step)
         for total, place in enumerate(places):
             self.tiles.store(total, self.partial, place, LANES)
 
@@ -145,10 +167,10 @@ class Split:
         for each in range(plan.grouped):
             tile = (image * (plan.conv.out_channels // LANES) + group + each) * plan.steps + step
             tiles.load(plan.sums + each, self.operands.gradients, T.bind(tile * SIZE), LANES)
-        pixel = block * plan.source_line + step * ROWS + row * plan.pitch
-        source = T.bind(image * plan.source_size + pixel * LANES)
+        first = T.bind(image * plan.source_size + (block * plan.source_block + step * ROWS) * LANES)
         for column in range(plan.conv.kernel[1]):
-            tiles.load(NUMBER - 1, self.operands.sources, source + column * LANES, LANES)
+            source = T.bind(first + plan.tap(row, column) * LANES)
+            tiles.load(NUMBER - 1, self.operands.sources, source, LANES)
             for each in range(plan.grouped):
                 total = column * plan.grouped + each
                 tiles.multiply_add(total, plan.sums + each, NUMBER - 1, (True, self.signed))

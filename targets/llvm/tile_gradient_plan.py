@@ -8,7 +8,7 @@ from typing import Any
 from e2compile.lower.workload import Convolution
 from e2compile.ops import MOST_TERMS
 from e2compile.targets.llvm.machine import Machine
-from e2compile.targets.llvm.tile_plan import is_plain
+from e2compile.targets.llvm.tile_plan import is_dense
 from e2compile.targets.llvm.tiles import DEPTH, LANES, NUMBER, ROWS
 
 # A register for a tile of the input, beside those of gradients and sums.
@@ -28,8 +28,9 @@ _LANE_BYTES = 4
 class TileGradientPlan:
     """A weight gradient over images of which each is four samples: their bytes fill the lanes of a pixel.
 
-    Pixels are in one line, row by row, with zeros between rows. A step adds up 16 neighbours of the line: a
-    tile of the gradient, turned, by one of the input that begins as much later as the weight's tap says.
+    Pixels are in one line, row by row, with zeros between rows; for each row and column within a stride of
+    the input there is one, so that what a tap sees are neighbours. A step adds up 16 neighbours of the line:
+    a tile of the gradient, turned, by one of the input that begins as much later as the weight's tap says.
     """
 
     conv: Convolution
@@ -56,7 +57,8 @@ class TileGradientPlan:
     @property
     def pitch(self) -> int:
         """Pixels from a row to the next."""
-        return max(self.conv.width + self.conv.padding[1], self.conv.out_width)
+        (_, seen), (_, last) = self._seen, self._last
+        return max(last + 1, self.conv.out_width if self.conv.stride[1] == 1 else seen + 1)
 
     @property
     def steps(self) -> int:
@@ -64,15 +66,42 @@ class TileGradientPlan:
         return -(-line // ROWS)
 
     @property
+    def is_within(self) -> bool:
+        """Whether all of the input is seen, but for what a row has beyond its last step."""
+        return all(last <= seen for last, seen in zip(self._last, self._seen, strict=True))
+
+    @property
+    def _seen(self) -> tuple[int, int]:
+        """The last row and column, of every `stride`-th of the padded input, that the kernel sees."""
+        (height, width), (rows, columns), conv = self.conv.kernel, self.conv.stride, self.conv
+        return conv.out_height - 1 + (height - 1) // rows, conv.out_width - 1 + (width - 1) // columns
+
+    @property
+    def _last(self) -> tuple[int, int]:
+        """Those of them where the input ends, before the padding."""
+        (rows, columns), (above, left), conv = self.conv.stride, self.conv.padding, self.conv
+        return (conv.height - 1 + above) // rows, (conv.width - 1 + left) // columns
+
+    @property
     def source_line(self) -> int:
-        """Pixels of the input that are read."""
-        kernel_height, kernel_width = self.conv.kernel
-        return self.steps * ROWS + (kernel_height - 1) * self.pitch + kernel_width - 1
+        """Pixels of the input that are read, of every `stride`-th one."""
+        (height, width), (rows, columns) = self.conv.kernel, self.conv.stride
+        return self.steps * ROWS + (height - 1) // rows * self.pitch + (width - 1) // columns
+
+    @property
+    def source_block(self) -> int:
+        """Pixels of the input: a line of them for each row and column within a stride."""
+        return prod(self.conv.stride) * self.source_line
+
+    def tap(self, row: Any, column: int) -> Any:
+        """The first pixel of the input that a row and a column of the kernel see."""
+        (height, width), line = self.conv.stride, self.source_line
+        return (row % height * width + column % width) * line + row // height * self.pitch + column // width
 
     @property
     def source_size(self) -> int:
         """Lanes of an image of the input."""
-        return self.source_line * self.conv.in_channels
+        return self.source_block * self.conv.in_channels
 
     @property
     def gradient_size(self) -> int:
@@ -117,7 +146,8 @@ def serves(conv: Convolution, machine: Machine) -> bool:
     plan = TileGradientPlan(conv, machine)
     return (
         machine.tiles
-        and is_plain(conv)
+        and is_dense(conv)
+        and plan.is_within
         and conv.kernel[1] <= _MOST_TAPS
         and plan.terms <= MOST_TERMS
         and plan.steps * ROWS <= _MOST_PLACES * conv.out_height * conv.out_width

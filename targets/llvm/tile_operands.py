@@ -8,7 +8,7 @@ from tvm import tirx
 
 from e2compile.targets.llvm.blocks import groups
 from e2compile.targets.llvm.dot import joined, neighbours
-from e2compile.targets.llvm.emit import at, padded, pointer, scratch, store, tasks, when, zero
+from e2compile.targets.llvm.emit import at, padded, pointer, prefetch, scratch, store, tasks, when, zero
 from e2compile.targets.llvm.tile_plan import TilePlan
 from e2compile.targets.llvm.tiles import BYTES, DEPTH, LANES, ROWS, SIZE
 from e2compile.targets.llvm.weights import Matrix
@@ -59,10 +59,18 @@ class Rows:
 
 
 def source_rows(source: Any, plan: TilePlan, sample: Any, first: Any) -> Rows:
-    """What a band whose first row is `first` sees of a sample: where it is, or a copy with zeros around."""
+    """What a band sees of a sample, from its row `first` on: where it is, or a copy with zeros around."""
     if plan.is_copied:
         return Rows(_copied(source, plan, sample, first), plan.lead - plan.border)
     return Rows(source, T.bind((sample * plan.source_shape[1] + first) * plan.pitch))
+
+
+def fetch_ahead(source: Any, plan: TilePlan, place: Any, visit: Any) -> None:
+    """Asks for a visit's share of the band that begins at `place`."""
+    share = -(-plan.band * plan.conv.stride[0] * plan.line // (plan.visits * BYTES))
+    first = T.bind(place + visit * (share * BYTES))
+    for line in range(share):
+        prefetch(source, first + line * BYTES)
 
 
 def _copied(source: Any, plan: TilePlan, sample: Any, first: Any) -> Any:

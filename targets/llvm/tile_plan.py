@@ -11,7 +11,7 @@ from e2compile.lower.workload import Convolution
 from e2compile.ops import MOST_TERMS
 from e2compile.targets.llvm.emit import least
 from e2compile.targets.llvm.machine import Machine
-from e2compile.targets.llvm.tiles import BYTES, LANES, NUMBER, ROWS
+from e2compile.targets.llvm.tiles import BYTES, DEPTH, LANES, NUMBER, ROWS, SIZE
 
 # Each row of the kernel has a register of its own, and there must be some left for sums.
 _MOST_KERNEL_ROWS = 3
@@ -19,16 +19,18 @@ _MOST_KERNEL_ROWS = 3
 _LEAST_WIDTH = 4
 # Weights stay in the second-level cache.
 _MOST_WEIGHTS = 1 << 20
+# Few enough of them stay in the first-level cache beside a task's pixels.
+_FEW_WEIGHTS = 1 << 14
 # A task copies about so many bytes of its source: they stay in the first-level cache.
 _BAND_BYTES = 1 << 15
 
 
 @dataclass(frozen=True)
 class TilePlan:
-    """A convolution of stride 1, or its input gradient if `transposed`, of `planes` sources with one weight.
+    """A convolution, or its input gradient if `transposed`, of `planes` sources with one weight.
 
-    A tile of the source is `positions` neighbouring pixels of a row by 64 bytes of what the kernel's row sees
-    from each on; a tile of the target is as many pixels by 16 channels.
+    An input gradient has stride 1. A tile of the source is `positions` pixels of a row, a stride apart, by 64
+    bytes of what the kernel's row sees from each on; a tile of the target is as many pixels by 16 channels.
     """
 
     conv: Convolution
@@ -67,8 +69,17 @@ class TilePlan:
     @property
     def pitch(self) -> int:
         """Bytes from a row of the source to the next: a border between them, in whole lines, if copied."""
-        size = self.source_shape[2] * self.sources
-        return _lines(size + self.border) if self.is_copied else size
+        return _lines(self.line + self.border) if self.is_copied else self.line
+
+    @property
+    def line(self) -> int:
+        """Bytes of a row of the source."""
+        return self.source_shape[2] * self.sources
+
+    @property
+    def target_line(self) -> int:
+        """Elements of a row of the target."""
+        return self.target_shape[2] * self.targets
 
     @property
     def is_copied(self) -> bool:
@@ -100,11 +111,24 @@ class TilePlan:
         return min(self.band, (NUMBER - 1 - self.conv.kernel[0]) // self.planes)
 
     @property
+    def sums(self) -> int:
+        """Tiles of sums: of each row and plane."""
+        return self.rows * self.planes
+
+    @property
+    def seen(self) -> int:
+        """Rows of the source that these see."""
+        return self._seen(self.rows)
+
+    def _seen(self, rows: int) -> int:
+        return (rows - 1) * self.conv.stride[0] + self.conv.kernel[0]
+
+    @property
     def band(self) -> int:
         """Rows of the target that a task computes; the last one's may repeat others'."""
         height = self.target_shape[1]
-        fitting = _BAND_BYTES // (self.pitch * self.planes) - (self.conv.kernel[0] - 1)
-        return -(-height // -(-height // max(fitting, 1)))
+        fitting = _BAND_BYTES // (self.pitch * self.planes) - self.conv.kernel[0]
+        return -(-height // -(-height // max(fitting // self.conv.stride[0] + 1, 1)))
 
     @property
     def bands(self) -> int:
@@ -127,9 +151,38 @@ class TilePlan:
         return T.bind(row), T.bind(column)
 
     @property
+    def abreast(self) -> int:
+        """Groups that are summed one after the other: scaled, the sums of two fill a line of memory."""
+        return 2 if self.groups % 2 == 0 else 1
+
+    @property
+    def visits(self) -> int:
+        """Of a band: each sums the same step for groups abreast."""
+        return self.steps * self.groups // self.abreast
+
+    def summed(self, visit: Any) -> list[tuple[Any, Any]]:
+        """The step of a visit, with each of its groups."""
+        sets = self.groups // self.abreast
+        step, number = (
+            (visit // sets, visit % sets) if self.is_small else (visit % self.steps, visit // self.steps)
+        )
+        step, first = T.bind(step), T.bind(number * self.abreast)
+        return [(step, first + each) for each in range(self.abreast)]
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether all weights stay in tiles."""
+        return self.runs == self.groups == 1
+
+    @property
+    def is_small(self) -> bool:
+        """Whether weights leave room in the first-level cache."""
+        return self.groups * self.runs * self.conv.kernel[0] * SIZE * DEPTH <= _FEW_WEIGHTS
+
+    @property
     def source_rows(self) -> int:
         """Rows of the source that a band sees."""
-        return self.band + self.conv.kernel[0] - 1
+        return self._seen(self.band)
 
     @property
     def groups(self) -> int:
@@ -142,7 +195,7 @@ def serves(conv: Convolution, transposed: bool, machine: Machine) -> bool:
     plan = TilePlan(folded(conv), transposed, machine)
     return (
         machine.tiles
-        and is_plain(conv)
+        and (is_plain(conv) if transposed else is_dense(conv) and conv.stride[0] <= conv.kernel[0])
         and conv.kernel[0] <= _MOST_KERNEL_ROWS
         and min(plan.padding) >= 0
         and plan.target_shape[2] >= _LEAST_WIDTH
@@ -156,11 +209,13 @@ def _lines(size: int) -> int:
 
 def is_plain(conv: Convolution) -> bool:
     """Whether each position sees its neighbours, and channels come in tiles."""
-    return (
-        conv.stride == conv.dilation == (1, 1)
-        and conv.groups == 1
-        and conv.in_channels % LANES == conv.out_channels % LANES == 0
-    )
+    return conv.stride == (1, 1) and is_dense(conv)
+
+
+def is_dense(conv: Convolution) -> bool:
+    """The same but for the stride."""
+    is_whole = conv.in_channels % LANES == conv.out_channels % LANES == 0
+    return conv.dilation == (1, 1) and conv.groups == 1 and is_whole
 
 
 def plan(conv: Convolution, transposed: bool, machine: Machine, planes: int = 1) -> TilePlan:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import tvm.tirx.script.builder as T
@@ -19,37 +20,57 @@ _STEPS = (1, 2, 4, 8)
 class Image:
     """Samples, each of a `shape` (height, width, channels), and where their pixels go in a copy.
 
-    That counts places of 16 int32 lanes: the first pixel has `origin`, rows are `pitch` of them apart, groups
-    of 16 channels `size`.
+    That counts places of 16 int32 lanes. There is a line of `line` places for each row and column within a
+    stride of the padded image, in which the rows are `pitch` places apart, for each group of 16 channels.
     """
 
     buffer: Any
     shape: tuple[int, ...]
-    origin: int
     pitch: int
-    size: int
+    line: int
+    padding: tuple[int, int] = (0, 0)
+    stride: tuple[int, int] = (1, 1)
+
+    @property
+    def size(self) -> int:
+        """Places of a group of channels."""
+        return prod(self.stride) * self.line
+
+    def place(self, row: Any, column: Any) -> Any:
+        """A pixel's in a group of channels."""
+        (rows, columns), (above, left) = self.stride, self.padding
+        row, column = row + above, column + left
+        line = row % rows * columns + column % columns
+        return line * self.line + row // rows * self.pitch + column // columns
 
     def copy(self, live: Samples, group: Any, to: Any, start: Any) -> None:
         """The `group`-th four live samples, each a byte of every lane; what is missing to four is zero."""
         height, width, channels = self.shape
-        places = [live[least(group * DEPTH + each, live.number - 1)] for each in range(DEPTH)]
-        lines = [pointer(self.buffer, place * (height * width * channels)) for place in places]
+        lines = self.samples(live, group)
         kept = splat(T.bind(mask(live.number - group * DEPTH, DEPTH)), LANES)
         with T.serial(channels // LANES) as block, T.serial(height) as row, T.serial(width) as column:
             source = T.bind((row * width + column) * channels + block * LANES)
-            place = block * self.size + self.origin + row * self.pitch + column
+            place = block * self.size + self.place(row, column)
             value = joined([line[at(source, LANES)] for line in lines], DEPTH, LANES)
             store(to, start + place * LANES, T.bitwise_and(value, kept), LANES)
 
+    def samples(self, live: Samples, group: Any) -> list[Any]:
+        """The `group`-th four live samples; the last one stands for those that are missing."""
+        places = [live[least(group * DEPTH + each, live.number - 1)] for each in range(DEPTH)]
+        return [pointer(self.buffer, place * prod(self.shape)) for place in places]
+
     def clear(self, to: Any, start: Any) -> None:
-        """Zeros wherever `copy` puts no pixel."""
+        """Zeros wherever `copy` puts no pixel, at least."""
         height, width, channels = self.shape
-        end = self.origin + (height - 1) * self.pitch + width
+        if self.stride != (1, 1):
+            clear(to, start, channels * self.size)
+            return
+        origin, end = self.place(0, 0), self.place(height - 1, width - 1) + 1
         with T.serial(channels // LANES) as block:
             first = T.bind(start + block * self.size * LANES)
-            clear(to, first, self.origin * LANES)
+            clear(to, first, origin * LANES)
             with T.serial(height - 1) as row:
-                gap = T.bind(first + (self.origin + row * self.pitch + width) * LANES)
+                gap = T.bind(first + (origin + row * self.pitch + width) * LANES)
                 clear(to, gap, (self.pitch - width) * LANES)
             clear(to, first + end * LANES, (self.size - end) * LANES)
 

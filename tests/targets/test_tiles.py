@@ -1,5 +1,6 @@
 """Integer contractions by tiles against torch in float64, bit for bit: emulated, and by AMX where it is."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -85,6 +86,34 @@ def test_computes_what_torch_does(name: str, signed: bool, machine: Machine) -> 
     check(SHAPES[name], machine, signed)
 
 
+STRIDED = {
+    "resnet20 32": same(5, 32, 16, 32, 2),
+    "resnet20 64": same(9, 16, 32, 64, 2),
+    "shortcut": Convolution(6, 16, 16, 32, 64, (1, 1), (2, 2)),
+    "odd size": same(3, 11, 16, 16, 2),
+    "oblong": Convolution(4, 11, 17, 32, 16, (3, 2), (3, 1), (1, 0)),
+    "wide": Convolution(2, 8, 14, 16, 48, (2, 5), (1, 2), (0, 2)),
+}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("name", STRIDED)
+def test_takes_any_stride(name: str, machine: Machine) -> None:
+    conv = STRIDED[name]
+    x, weight, dy = operands(conv, True)
+    assert tile_plan.serves(conv, False, EMULATED) is (name != "shortcut")
+    assert not tile_plan.serves(conv, True, EMULATED)
+    assert tile_gradient_plan.serves(conv, EMULATED)
+    y, _, dweight = (clamped(exact) for exact in reference(conv, x, weight, dy))
+    kernel = built(integer_weight_gradient, conv, machine, signed=True)
+    assert torch.equal(run(kernel, blank(conv.weight_shape), x, dy), dweight)
+    kernel = built(integer_convolution, conv, machine, signed=True)
+    assert torch.equal(run(kernel, blank(conv.y_shape), x, weight), y)
+    kernel = built(scaled_convolution, conv, machine, signed=True, dtype="uint16")
+    out = run(kernel, torch.zeros(conv.y_shape, dtype=torch.uint16), x, weight, STEP)
+    assert torch.equal(out.view(torch.bfloat16), scaled(y, torch.bfloat16))
+
+
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("name", EXTREMES)
 def test_is_exact_at_the_ends_of_the_range(name: str, machine: Machine) -> None:
@@ -112,6 +141,29 @@ def test_planes_are_rounded_one_by_one() -> None:
     kernel = built(planes_input_gradient, conv, EMULATED)
     result = run(kernel, torch.empty(conv.x_shape), high, low, weight, STEP)
     assert torch.equal(result, combined(dx, dx_low))
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("step", [1e-40, -3e-41, 1.2e-38, -0.0, 1e38, math.inf, math.nan])
+def test_scales_by_any_step(step: float, machine: Machine) -> None:
+    conv, factor = same(2, 8, 16, 32), torch.tensor(step)
+    x, weight, dy, low = draws(conv, True)
+    x[:, 0] = 0
+    y, dx, _ = (clamped(exact) for exact in reference(conv, x, weight, dy))
+    _, dx_low, _ = (clamped(exact) for exact in reference(conv, x, weight, low))
+    out = torch.zeros(conv.y_shape, dtype=torch.uint16)
+    run(built(scaled_convolution, conv, machine, signed=True, dtype="uint16"), out, x, weight, factor)
+    assert_equal(out.view(torch.bfloat16), (y.to(torch.float32) * factor).to(torch.bfloat16))
+    out = torch.zeros(conv.x_shape, dtype=torch.uint16)
+    run(built(planes_input_gradient, conv, machine, dtype="uint16"), out, dy, low, weight, factor)
+    sums = 256 * dx.to(torch.float32) + dx_low.to(torch.float32)
+    assert_equal(out.view(torch.bfloat16), (sums * factor).to(torch.bfloat16))
+
+
+def assert_equal(result: torch.Tensor, expected: torch.Tensor) -> None:
+    """With what is no number in the same places."""
+    assert torch.equal(result.isnan(), expected.isnan())
+    assert torch.equal(result.nan_to_num(), expected.nan_to_num())
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -155,7 +207,6 @@ PLAIN = same(2, 8, 16, 16)
 @pytest.mark.parametrize(
     "conv",
     [
-        same(2, 8, 16, 16, 2),
         same(2, 8, 16, 24),
         same(2, 8, 32, 32, 1, 2),
         replace(PLAIN, dilation=(2, 2)),
@@ -178,8 +229,8 @@ def test_leaves_padding_beyond_the_kernel_to_vectors() -> None:
 def test_leaves_other_weight_gradients_to_vectors() -> None:
     assert tile_gradient_plan.serves(PLAIN, EMULATED)
     for conv in (
-        same(2, 8, 16, 16, 2),
         same(2, 8, 16, 24),
+        Convolution(2, 9, 8, 16, 16, (2, 2), (2, 2)),
         same(1, 256, 16, 16),
         Convolution(64, 1, 1, 64, 16),
     ):
