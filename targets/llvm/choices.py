@@ -10,7 +10,7 @@ from e2compile.targets.llvm import (
     gradient_plan,
     integer_gather,
     integer_gradient,
-    product_gradient_plan,
+    product,
     scaled_gather,
     tile_gradient_plan,
     tile_plan,
@@ -47,7 +47,7 @@ def default(contraction: Contraction, machine: Machine) -> Choice | None:
 
 
 def _is_product(contraction: Contraction) -> bool:
-    return contraction.method == "weight_gradient" and product_gradient_plan.serves(contraction.conv)
+    return contraction.method in _FLOATS and product.serves(contraction.conv)
 
 
 def _is_tiled(contraction: Contraction, machine: Machine) -> bool:

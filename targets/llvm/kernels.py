@@ -13,6 +13,7 @@ from e2compile.targets.llvm import (
     integer_gather,
     integer_gradient,
     pools,
+    product_gather,
     product_gradient,
     scaled_gather,
     tile_gather,
@@ -45,12 +46,16 @@ class LlvmKernels:
         choice = self._choice("convolution", conv)
         if choice == WINOGRAD:
             return winograd_gather.forward(conv, self.machine, bias, gated)
+        if choice == PRODUCT:
+            return product_gather.forward(conv, self.machine, bias, gated)
         return gather.forward(conv, self.machine, bias, gated, choice)
 
     def input_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:
         choice = self._choice("input_gradient", conv)
         if choice == WINOGRAD:
             return winograd_gather.input_gradient(conv, self.machine, gated)
+        if choice == PRODUCT:
+            return product_gather.input_gradient(conv, self.machine, gated)
         return gather.input_gradient(conv, self.machine, gated, choice)
 
     def weight_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:

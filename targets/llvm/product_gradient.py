@@ -1,6 +1,5 @@
 """Weight gradient of single pixels: a product of matrices, a packed block of pixels at a time."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +7,7 @@ import tvm.tirx.script.builder as T
 from tvm import tirx
 
 from e2compile.lower.workload import Convolution
-from e2compile.targets.llvm.blocks import Group
 from e2compile.targets.llvm.emit import (
-    Samples,
     arguments,
     ceil_div,
     fetch,
@@ -30,10 +27,8 @@ from e2compile.targets.llvm.emit import (
     zero,
 )
 from e2compile.targets.llvm.machine import Machine
-from e2compile.targets.llvm.product_gradient_plan import Side, SumPlan, sum_plan
-
-# Elements of a cache line.
-_LINE = 16
+from e2compile.targets.llvm.product import Piece, Pixels, Side, asked, pieces
+from e2compile.targets.llvm.product_gradient_plan import SumPlan, sum_plan
 
 
 def weight_gradient(
@@ -54,24 +49,6 @@ def weight_gradient(
 
 
 @dataclass(frozen=True)
-class Pixels:
-    """The pixels of all live samples, one after the other, so many of each."""
-
-    live: Samples
-    each: int
-
-    @property
-    def number(self) -> Any:
-        return self.live.number * self.each
-
-    def __getitem__(self, position: Any) -> Any:
-        """Where a pixel is among those of all samples."""
-        if self.live.index is None:
-            return T.bind(position)
-        return T.bind(self.live[position // self.each] * self.each + position % self.each)
-
-
-@dataclass(frozen=True)
 class Block:
     """`size` pixels from the `start`-th on, and the place of the first one after them.
 
@@ -85,20 +62,6 @@ class Block:
     start: Any
     size: Any
     coming: Any
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One group of a side's channels: the `index`-th, from `channel` on."""
-
-    group: Group
-    index: Any
-    channel: Any
-
-    @property
-    def vectors(self) -> list[tuple[int, int]]:
-        """Where each vector begins within the group, and its width."""
-        return list(zip(self.group.starts, self.group.widths, strict=True))
 
 
 def _sum_up(plan: SumPlan, sources: tuple[Any, ...], pixels: Pixels, sums: Any) -> None:
@@ -116,18 +79,9 @@ def _sum_up(plan: SumPlan, sources: tuple[Any, ...], pixels: Pixels, sums: Any) 
             block = Block(sources, packed, split, index == 0, start, size, coming)
             for side, source, to in zip(plan.sides, sources, packed, strict=True):
                 _pack(plan, side, pixels, block, source, to, share)
-            for wide in _pieces(plan.wide, share, plan.shares):
-                for narrow in _pieces(plan.narrow):
+            for wide in pieces(plan.wide, share, plan.shares):
+                for narrow in pieces(plan.narrow):
                     _sum_tile(plan, block, narrow, wide, sums)
-
-
-def _pieces(side: Side, share: Any = 0, shares: int = 1) -> Iterator[Piece]:
-    """Loops over the groups of channels that a share has."""
-    before = 0
-    for group in side.groups:
-        with T.serial(group.repeat * share // shares, group.repeat * (share + 1) // shares) as number:
-            yield Piece(group, T.bind(before + number), T.bind(group.start + number * group.step))
-        before += group.repeat
 
 
 def _pack(plan: SumPlan, side: Side, pixels: Pixels, block: Block, source: Any, to: Any, share: Any) -> None:
@@ -135,7 +89,7 @@ def _pack(plan: SumPlan, side: Side, pixels: Pixels, block: Block, source: Any, 
     part = (share, plan.shares) if side is plan.wide else ()
     with T.serial(block.size) as number:
         line = T.bind(pixels[block.start + number] * side.channels)
-        for piece in _pieces(side, *part):
+        for piece in pieces(side, *part):
             place = T.bind(piece.channel * plan.pitch + number * piece.group.step)
             for start, width in piece.vectors:
                 store(to, place + start, load(source, line + piece.channel + start, width), width)
@@ -185,8 +139,7 @@ def _ask(plan: SumPlan, block: Block, step: Any) -> None:
     """One step's share of the next block's cache lines: as many steps as a block has ask for all of them."""
     steps = plan.narrow.number * plan.wide.number
     for side, source in zip(plan.sides, block.sources, strict=True):
-        lines = -(-side.channels // (steps * _LINE))
-        stride = -(-side.channels // (steps * lines))
+        lines, stride = asked(side.channels, steps)
         for line in range(lines):
             prefetch(source, block.coming * side.channels + (step * lines + line) * stride)
 
@@ -195,7 +148,7 @@ def _add_up(plan: SumPlan, sums: Any, target: Any) -> None:
     """Adds the splits in their order, whichever thread summed them, and puts each sum in its place."""
     row_step, column_step = (1, plan.narrow.channels) if plan.transposed else (plan.wide.channels, 1)
     with T.parallel(plan.narrow.channels) as row:
-        for piece in _pieces(plan.wide):
+        for piece in pieces(plan.wide):
             origin = T.bind(piece.channel * plan.narrow.channels + row * piece.group.step)
             for start, width in piece.vectors:
                 (total,) = registers([width])

@@ -8,6 +8,7 @@ from itertools import product
 from e2compile.lower.workload import Convolution
 from e2compile.targets.llvm.blocks import Group, cuts, group_sizes, groups, vectors
 from e2compile.targets.llvm.machine import Machine
+from e2compile.targets.llvm.product import Side
 
 # Pixels that are packed at a time: a group of vectors of them stays in the first-level cache.
 _BLOCK = 127
@@ -25,19 +26,6 @@ _COPY = 2.0
 _KEPT = 4.0
 # What is stored across the rows of the gradient is stored lane by lane.
 _TRANSPOSED = 1.02
-
-
-@dataclass(frozen=True)
-class Side:
-    """The channels of one operand, cut into groups."""
-
-    channels: int
-    groups: tuple[Group, ...]
-
-    @property
-    def number(self) -> int:
-        """How many groups there are."""
-        return sum(group.repeat for group in self.groups)
 
 
 @dataclass(frozen=True)
@@ -102,12 +90,6 @@ class SumPlan:
     def _tile(self, rows: int, vectors: int) -> float:
         kept = _KEPT * rows * vectors / self.block
         return max(rows * vectors, _CHAINS) + _LOAD * (rows + vectors) + kept
-
-
-def serves(conv: Convolution) -> bool:
-    """Whether a convolution is a product of matrices: one pixel at a time, all channels together."""
-    alone = conv.kernel == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0)
-    return alone and conv.groups == 1
 
 
 def sum_plan(conv: Convolution, machine: Machine) -> SumPlan:

@@ -5,10 +5,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from e2compile.lower.workload import Convolution
-from e2compile.targets.llvm.gather import forward, input_gradient
+from e2compile.targets.llvm import product_gather_plan
 from e2compile.targets.llvm.machine import Machine, host
+from e2compile.targets.llvm.product_gather import forward, input_gradient
 from e2compile.targets.llvm.product_gradient import weight_gradient
-from tests.targets.contractions import Kernels, check, check_live, check_threads
+from tests.targets.contractions import Kernels, built, check, check_live, check_threads
 
 PRODUCT = Kernels(forward, input_gradient, weight_gradient)
 NETWORKS = {
@@ -55,3 +56,13 @@ def test_touches_live_samples_only(conv: Convolution, live: list[int]) -> None:
 
 def test_number_of_threads_changes_no_bit() -> None:
     check_threads(PRODUCT, Convolution(20, 8, 8, 64, 40))
+
+
+@pytest.mark.parametrize("live", [[6, 1, 2], [0, 1, 2, 3, 4, 5, 6]], ids=len)
+def test_large_targets_go_past_the_caches(monkeypatch: pytest.MonkeyPatch, live: list[int]) -> None:
+    monkeypatch.setattr(product_gather_plan, "_STREAMED_BYTES", 0)
+    conv = Convolution(7, 3, 5, 32, 48)
+    assert product_gather_plan.product_plan(conv, host(), False).is_streamed
+    built.cache_clear()
+    check(PRODUCT, conv, host())
+    check_live(PRODUCT, conv, live)
