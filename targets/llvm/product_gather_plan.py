@@ -11,11 +11,11 @@ from e2compile.targets.llvm.product import LINE, Side
 _TASKS = 16
 _MOST_VECTORS = 4
 _CHAINS = 8
-# What loads cost, where a multiply-add is one: weights come from the second-level cache, sources from the first.
+# What loads cost, where a multiply-add is one: weights come from the second-level cache.
 _WEIGHT_LOAD = 1.5
 _SOURCE_LOAD = 0.3
 # More bytes than the last-level cache keeps until the next kernel reads them.
-_STREAMED_BYTES = 1 << 25
+_STREAMED_BYTES = 20 << 20
 
 
 @dataclass(frozen=True)
