@@ -41,12 +41,14 @@ def default(contraction: Contraction, machine: Machine) -> Choice | None:
     """What is taken where nothing else was chosen; None for the register tile of the least estimated cost."""
     if is_transformed(contraction):
         return WINOGRAD
-    if _is_product(contraction):
+    if _is_product(contraction, machine):
         return PRODUCT
     return TILES if _is_tiled(contraction, machine) else None
 
 
-def _is_product(contraction: Contraction) -> bool:
+def _is_product(contraction: Contraction, machine: Machine) -> bool:
+    if contraction.method == "weight_gradient":
+        return product.serves_weights(contraction.conv, machine)
     return contraction.method in _FLOATS and product.serves(contraction.conv)
 
 
@@ -66,7 +68,7 @@ def candidates(contraction: Contraction, machine: Machine) -> list[Choice]:
     found: list[Choice] = list(_tiles(contraction, machine))
     if _is_tiled(contraction, machine):
         found.insert(0, TILES)
-    if _is_product(contraction):
+    if _is_product(contraction, machine):
         found.insert(0, PRODUCT)
     if contraction.method in _FLOATS and winograd.is_suited(contraction.conv):
         found.insert(0 if is_transformed(contraction) else 1, WINOGRAD)

@@ -9,17 +9,28 @@ import tvm.tirx.script.builder as T
 from e2compile.lower.workload import Convolution
 from e2compile.targets.llvm.blocks import Group
 from e2compile.targets.llvm.emit import Samples
+from e2compile.targets.llvm.machine import Machine
 
 # Floats of a cache line.
 LINE = 16
 # With fewer pixels, packing the weights costs more than it saves.
 _LEAST_PIXELS = 64
+# Windows of more channels, and for fewer vectors of products, are read as well where they are.
+_MOST_CHANNELS = 4
+_LEAST_VECTORS = 2
 
 
 def serves(conv: Convolution) -> bool:
     """Whether a convolution is a product of matrices: many pixels, one by one, all channels together."""
     single = conv.kernel == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0)
     return single and conv.groups == 1 and conv.batch * conv.height * conv.width >= _LEAST_PIXELS
+
+
+def serves_weights(conv: Convolution, machine: Machine) -> bool:
+    """Whether its weights' gradient is one: also of windows of few channels, copied side by side."""
+    windows = max(conv.kernel) > 1 and conv.dilation == (1, 1) and conv.in_channels <= _MOST_CHANNELS
+    many = conv.out_channels >= _LEAST_VECTORS * machine.lanes
+    return serves(conv) or (windows and many and conv.groups == 1)
 
 
 @dataclass(frozen=True)

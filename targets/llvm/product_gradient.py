@@ -1,12 +1,15 @@
 """Weight gradient of single pixels: a product of matrices, a packed block of pixels at a time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import tvm.tirx.script.builder as T
 from tvm import tirx
 
 from e2compile.lower.workload import Convolution
+from e2compile.targets.llvm.blocks import vectors
 from e2compile.targets.llvm.emit import (
     arguments,
     ceil_div,
@@ -77,22 +80,54 @@ def _sum_up(plan: SumPlan, sources: tuple[Any, ...], pixels: Pixels, sums: Any) 
             size = T.bind(least(number - start, plan.block))
             coming = pixels[least(start + plan.block, number - 1)]
             block = Block(sources, packed, split, index == 0, start, size, coming)
-            for side, source, to in zip(plan.sides, sources, packed, strict=True):
-                _pack(plan, side, pixels, block, source, to, share)
+            if plan.is_window:
+                _pack_windows(plan, pixels, block)
+            else:
+                _pack(plan, plan.narrow, pixels, block, sources[0], packed[0])
+            _pack(plan, plan.wide, pixels, block, sources[1], packed[1], share, plan.shares)
             for wide in pieces(plan.wide, share, plan.shares):
                 for narrow in pieces(plan.narrow):
                     _sum_tile(plan, block, narrow, wide, sums)
 
 
-def _pack(plan: SumPlan, side: Side, pixels: Pixels, block: Block, source: Any, to: Any, share: Any) -> None:
-    """Copies a block, group of channels by group of channels; a share copies the wide ones that it sums."""
-    part = (share, plan.shares) if side is plan.wide else ()
+def _pack(plan: SumPlan, side: Side, pixels: Pixels, block: Block, source: Any, to: Any, *part: Any) -> None:
+    """Copies a block, group of channels by group of channels, of which a share may have a part."""
     with T.serial(block.size) as number:
         line = T.bind(pixels[block.start + number] * side.channels)
         for piece in pieces(side, *part):
             place = T.bind(piece.channel * plan.pitch + number * piece.group.step)
             for start, width in piece.vectors:
                 store(to, place + start, load(source, line + piece.channel + start, width), width)
+
+
+def _pack_windows(plan: SumPlan, pixels: Pixels, block: Block) -> None:
+    """Copies the windows that a block's pixels see, one after the other, with zeros beyond the border."""
+    conv = plan.conv
+    size = conv.kernel[1] * conv.in_channels
+    with T.serial(block.size) as number:
+        place = pixels[block.start + number]
+        row = T.bind(place % plan.pixels // conv.out_width * conv.stride[0] - conv.padding[0])
+        column = T.bind(place % conv.out_width * conv.stride[1] - conv.padding[1])
+        image = T.bind(place // plan.pixels * conv.height)
+        for tap in range(conv.kernel[0]):
+            seen = tirx.all(row + tap >= 0, row + tap < conv.height)
+            whole = tirx.all(seen, column >= 0, column + conv.kernel[1] <= conv.width)
+            line = T.bind(((image + row + tap) * conv.width + column) * conv.in_channels)
+            to = T.bind(number * plan.narrow.channels + tap * size)
+            with T.If(whole):
+                with T.Then():
+                    _copy(block, line, to, vectors(size, plan.machine.lanes))
+                with T.Else(), T.serial(conv.kernel[1]) as at:
+                    inside = tirx.all(seen, column + at >= 0, column + at < conv.width)
+                    with T.serial(conv.in_channels) as channel:
+                        step = T.bind(at * conv.in_channels + channel)
+                        value = T.if_then_else(inside, block.sources[0][line + step], T.float32(0))
+                        store(block.packed[0], to + step, value, 1)
+
+
+def _copy(block: Block, line: Any, to: Any, widths: Sequence[int]) -> None:
+    for start, width in zip(accumulate(widths, initial=0), widths, strict=False):
+        store(block.packed[0], to + start, load(block.sources[0], line + start, width), width)
 
 
 def _sum_tile(plan: SumPlan, block: Block, narrow: Piece, wide: Piece, sums: Any) -> None:
@@ -125,7 +160,10 @@ def _sum_pixel(
     plan: SumPlan, block: Block, narrow: Piece, wide: Piece, pixel: Any, cells: list[list[Any]]
 ) -> None:
     left, right = block.packed
-    row = T.bind(narrow.channel * plan.pitch + pixel * narrow.group.step)
+    if plan.is_window:
+        row = T.bind(pixel * plan.narrow.channels + narrow.channel)
+    else:
+        row = T.bind(narrow.channel * plan.pitch + pixel * narrow.group.step)
     column = T.bind(wide.channel * plan.pitch + pixel * wide.group.step)
     values = [load(right, column + start, width) for start, width in wide.vectors]
     for number, cell in enumerate(cells):
@@ -138,7 +176,7 @@ def _sum_pixel(
 def _ask(plan: SumPlan, block: Block, step: Any) -> None:
     """One step's share of the next block's cache lines: as many steps as a block has ask for all of them."""
     steps = plan.narrow.number * plan.wide.number
-    for side, source in zip(plan.sides, block.sources, strict=True):
+    for side, source in list(zip(plan.sides, block.sources, strict=True))[plan.is_window :]:
         lines, stride = asked(side.channels, steps)
         for line in range(lines):
             prefetch(source, block.coming * side.channels + (step * lines + line) * stride)

@@ -4,14 +4,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from math import prod
 
 from e2compile.lower.workload import Convolution
 from e2compile.targets.llvm.blocks import Group, cuts, group_sizes, groups, vectors
 from e2compile.targets.llvm.machine import Machine
 from e2compile.targets.llvm.product import Side
 
-# Pixels that are packed at a time: a group of vectors of them stays in the first-level cache.
+# Pixels that are packed at a time. All channels of a block take a third of the first-level cache, so that it
+# holds what comes next too; where that would be few pixels, a group of vectors of more of them does.
 _BLOCK = 127
+_LEAST_BLOCK = 16
+_BLOCK_BYTES = 1 << 14
 # Pixels are summed in at most so many splits, each of so many at least; but for a few, all their sums
 # together stay in the second-level cache.
 _MOST_SPLITS = 16
@@ -32,7 +36,7 @@ _TRANSPOSED = 1.02
 class SumPlan:
     """A weight gradient: lane by lane the same channels of `narrow` times vectors of `wide`.
 
-    `narrow` is x and `wide` dy; transposed, it is the other way round.
+    `narrow` is x and `wide` dy; transposed, which windows never are, it is the other way round.
     """
 
     conv: Convolution
@@ -44,7 +48,12 @@ class SumPlan:
     @property
     def pixels(self) -> int:
         """Of one sample."""
-        return self.conv.height * self.conv.width
+        return self.conv.out_height * self.conv.out_width
+
+    @property
+    def is_window(self) -> bool:
+        """Whether `narrow` is a window of x, channels of all its pixels together."""
+        return self.conv.kernel != (1, 1)
 
     @property
     def size(self) -> int:
@@ -66,7 +75,9 @@ class SumPlan:
     def block(self) -> int:
         """Pixels that are packed together: all of a split in blocks of about the same size."""
         pixels = -(-self.conv.batch * self.pixels // self.splits)
-        return -(-pixels // -(-pixels // _BLOCK))
+        resident = _BLOCK_BYTES // (4 * (self.narrow.channels + self.wide.channels))
+        most = min(resident, _BLOCK) if resident >= _LEAST_BLOCK else _BLOCK
+        return -(-pixels // -(-pixels // most))
 
     @property
     def pitch(self) -> int:
@@ -98,8 +109,8 @@ def sum_plan(conv: Convolution, machine: Machine) -> SumPlan:
 
 
 def _plans(conv: Convolution, machine: Machine) -> Iterator[SumPlan]:
-    for transposed in (False, True):
-        inner, outer = conv.in_channels, conv.out_channels
+    inner, outer = prod(conv.weight_shape[:-1]), conv.out_channels
+    for transposed in (False, True) if conv.kernel == (1, 1) else (False,):
         narrow, wide = (outer, inner) if transposed else (inner, outer)
         for size in group_sizes(wide, machine.lanes, _MOST_VECTORS):
             columns = Side(wide, tuple(groups(wide, machine.lanes, size)))
