@@ -15,7 +15,7 @@ _CHAINS = 8
 _WEIGHT_LOAD = 1.5
 _SOURCE_LOAD = 0.3
 # More bytes than the last-level cache keeps until the next kernel reads them.
-_STREAMED_BYTES = 20 << 20
+_STREAMED_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
