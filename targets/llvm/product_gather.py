@@ -41,7 +41,7 @@ def forward(
     inputs = {"x": conv.x_shape, "weight": conv.weight_shape}
     with function(name) as builder:
         given = arguments(inputs | start | gate(conv, gated) | {"y": conv.y_shape})
-        _multiply(product_plan(conv, machine, False), given, "x", "y")
+        _multiply(product_plan(conv, machine, False, gated), given, "x", "y")
     return builder.get()
 
 
@@ -51,7 +51,7 @@ def input_gradient(
     """(dy, weight, [index, count], dx): dx = the gradient of the convolution's input."""
     shapes = {"dy": conv.y_shape, "weight": conv.weight_shape} | gate(conv, gated) | {"dx": conv.x_shape}
     with function(name) as builder:
-        _multiply(product_plan(conv, machine, True), arguments(shapes), "dy", "dx")
+        _multiply(product_plan(conv, machine, True, gated), arguments(shapes), "dy", "dx")
     return builder.get()
 
 
@@ -69,9 +69,9 @@ class Job:
     def rows(self, first: Any) -> list[Any]:
         """Where the pixels of a tile are; the last tile repeats pixels rather than having code of its own."""
         number, rows = self.pixels.number, range(self.plan.rows)
-        if self.pixels.live.index is None:
-            first = T.bind(least(first, number - len(rows)))
-            return [first + row for row in rows]
+        if self.plan.is_together:
+            place = self.pixels[least(first, number - len(rows))]
+            return [place + row for row in rows]
         return [self.pixels[least(first + row, number - 1)] for row in rows]
 
 

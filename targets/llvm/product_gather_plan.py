@@ -14,6 +14,8 @@ _CHAINS = 8
 # What loads cost, where a multiply-add is one: weights come from the second-level cache.
 _WEIGHT_LOAD = 1.5
 _SOURCE_LOAD = 0.3
+# What a pixel adds whose place is not a constant away from that of the first.
+_APART = 0.25
 # More bytes than the last-level cache keeps until the next kernel reads them.
 _STREAMED_BYTES = 32 << 20
 
@@ -25,6 +27,7 @@ class ProductPlan:
     conv: Convolution
     machine: Machine
     transposed: bool
+    gated: bool
     rows: int
     wide: Side
 
@@ -36,6 +39,11 @@ class ProductPlan:
     @property
     def sources(self) -> int:
         return self.conv.out_channels if self.transposed else self.conv.in_channels
+
+    @property
+    def is_together(self) -> bool:
+        """Whether the pixels of a tile are neighbours in memory, whichever samples live."""
+        return not self.gated or self.pixels % self.rows == 0
 
     @property
     def shares(self) -> int:
@@ -56,18 +64,19 @@ class ProductPlan:
         return sum(repeat * self._tile(vectors) for repeat, vectors in tiles) / self.rows
 
     def _tile(self, vectors: int) -> float:
-        return max(self.rows * vectors, _CHAINS) + _SOURCE_LOAD * self.rows + _WEIGHT_LOAD * vectors
+        source_load = _SOURCE_LOAD + (0 if self.is_together else _APART)
+        return max(self.rows * vectors, _CHAINS) + source_load * self.rows + _WEIGHT_LOAD * vectors
 
 
-def product_plan(conv: Convolution, machine: Machine, transposed: bool) -> ProductPlan:
+def product_plan(conv: Convolution, machine: Machine, transposed: bool, gated: bool) -> ProductPlan:
     """The plan of a forward pass, transposed that of an input gradient, of the least estimated cost."""
-    return min(_plans(conv, machine, transposed), key=lambda plan: plan.cost)
+    return min(_plans(conv, machine, transposed, gated), key=lambda plan: plan.cost)
 
 
-def _plans(conv: Convolution, machine: Machine, transposed: bool) -> Iterator[ProductPlan]:
+def _plans(conv: Convolution, machine: Machine, transposed: bool, gated: bool) -> Iterator[ProductPlan]:
     channels = conv.in_channels if transposed else conv.out_channels
     pixels = conv.batch * conv.height * conv.width
     for vectors in group_sizes(channels, machine.lanes, _MOST_VECTORS):
         wide = Side(channels, tuple(groups(channels, machine.lanes, vectors)))
         for rows in range(1, min(pixels, (machine.registers - 2 - vectors) // vectors) + 1):
-            yield ProductPlan(conv, machine, transposed, rows, wide)
+            yield ProductPlan(conv, machine, transposed, gated, rows, wide)

@@ -114,7 +114,11 @@ def test_computes_what_torch_does_at_any_shape(conv: Convolution) -> None:
 
 
 @pytest.mark.parametrize("live", [[], [4], [6, 1, 2], [0, 1, 2, 3, 4, 5, 6]], ids=len)
-@pytest.mark.parametrize("conv", [Convolution(7, 1, 1, 64, 10), Convolution(7, 12, 12, 24, 40)], ids=str)
+@pytest.mark.parametrize(
+    "conv",
+    [Convolution(7, 1, 1, 64, 10), Convolution(7, 12, 12, 24, 40), Convolution(7, 5, 5, 24, 40)],
+    ids=str,
+)
 def test_touches_live_samples_only(conv: Convolution, live: list[int]) -> None:
     check_live(PRODUCT, conv, live)
 
@@ -127,7 +131,7 @@ def test_number_of_threads_changes_no_bit() -> None:
 def test_large_targets_go_past_the_caches(monkeypatch: pytest.MonkeyPatch, live: list[int]) -> None:
     monkeypatch.setattr(product_gather_plan, "_STREAMED_BYTES", 0)
     conv = Convolution(7, 3, 5, 32, 48)
-    assert product_gather_plan.product_plan(conv, host(), False).is_streamed
+    assert product_gather_plan.product_plan(conv, host(), False, False).is_streamed
     built.cache_clear()
     check(PRODUCT, conv, host())
     check_live(PRODUCT, conv, live)
