@@ -14,7 +14,7 @@ from e2compile.targets.llvm.product import Side
 # Pixels that are packed at a time. All channels of a block take a third of the first-level cache, so that it
 # holds what comes next too; where that would be few pixels, a group of vectors of more of them does.
 _BLOCK = 127
-_LEAST_BLOCK = 16
+_LEAST_BLOCK = 18
 _BLOCK_BYTES = 1 << 14
 # Pixels are summed in at most so many splits, each of so many at least; but for a few, all their sums
 # together stay in the second-level cache.
