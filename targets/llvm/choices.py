@@ -1,4 +1,5 @@
-"""What the kernel of a contraction can be: Winograd's, by tiles, or a direct one with some register tile."""
+"""What the kernel of a contraction can be: Winograd's, by tiles, a product of matrices, or a direct one with
+some register tile."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -9,6 +10,7 @@ from e2compile.targets.llvm import (
     gradient_plan,
     integer_gather,
     integer_gradient,
+    product,
     scaled_gather,
     tile_gradient_plan,
     tile_plan,
@@ -19,11 +21,12 @@ from e2compile.targets.llvm.gradient_plan import GradientTile
 from e2compile.targets.llvm.machine import Machine
 from e2compile.targets.llvm.tiling import RegisterTile
 
-Choice = RegisterTile | GradientTile | Literal["winograd", "tiles"]
+Choice = RegisterTile | GradientTile | Literal["winograd", "tiles", "product"]
 Choices = tuple[tuple[Contraction, Choice], ...]
 
 WINOGRAD: Literal["winograd"] = "winograd"
 TILES: Literal["tiles"] = "tiles"
+PRODUCT: Literal["product"] = "product"
 _FLOATS = ("convolution", "input_gradient", "weight_gradient")
 
 
@@ -38,7 +41,15 @@ def default(contraction: Contraction, machine: Machine) -> Choice | None:
     """What is taken where nothing else was chosen; None for the register tile of the least estimated cost."""
     if is_transformed(contraction):
         return WINOGRAD
+    if _is_product(contraction, machine):
+        return PRODUCT
     return TILES if _is_tiled(contraction, machine) else None
+
+
+def _is_product(contraction: Contraction, machine: Machine) -> bool:
+    if contraction.method == "weight_gradient":
+        return product.serves_weights(contraction.conv, machine)
+    return contraction.method in _FLOATS and product.serves(contraction.conv)
 
 
 def _is_tiled(contraction: Contraction, machine: Machine) -> bool:
@@ -57,6 +68,8 @@ def candidates(contraction: Contraction, machine: Machine) -> list[Choice]:
     found: list[Choice] = list(_tiles(contraction, machine))
     if _is_tiled(contraction, machine):
         found.insert(0, TILES)
+    if _is_product(contraction, machine):
+        found.insert(0, PRODUCT)
     if contraction.method in _FLOATS and winograd.is_suited(contraction.conv):
         found.insert(0 if is_transformed(contraction) else 1, WINOGRAD)
     return found

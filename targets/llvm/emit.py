@@ -15,6 +15,13 @@ from e2compile.lower.workload import Convolution, Pool
 _SLACK = 4
 # LLVM's words for a line of data that is wanted in the first-level cache, and in the second-level one.
 _NEAREST, _NEAR, _DATA = 3, 2, 1
+_STREAM = """
+define linkonce_odr void @stream{width}(ptr %place, <{width} x float> %value) alwaysinline {{
+  store <{width} x float> %value, ptr %place, align {bytes}, !nontemporal !0
+  ret void
+}}
+!0 = !{{i32 1}}
+"""
 
 
 @contextmanager
@@ -120,6 +127,15 @@ def keep(register: Any, value: Any, width: int) -> None:
 
 def store(buffer: Any, index: Any, value: Any, width: int) -> None:
     T.buffer_store(buffer, value, [at(index, width)])
+
+
+def stream(buffer: Any, index: Any, value: Any, width: int) -> None:
+    """Stores a vector of floats at a multiple of its own size past the caches, without reading its line.
+
+    What ends a parallel loop waits for such stores too: TVM counts down its tasks by an atomic instruction.
+    """
+    with T.attr(T.int32(0), "pragma_import_llvm", _STREAM.format(width=width, bytes=4 * width)):
+        T.evaluate(T.call_extern("void", f"stream{width}", T.address_of(buffer[index]), value))
 
 
 def prefetch(buffer: Any, index: Any, to_write: bool = False, is_far: bool = False) -> None:

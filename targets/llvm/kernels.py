@@ -13,6 +13,8 @@ from e2compile.targets.llvm import (
     integer_gather,
     integer_gradient,
     pools,
+    product_gather,
+    product_gradient,
     scaled_gather,
     tile_gather,
     tile_gradient,
@@ -21,7 +23,7 @@ from e2compile.targets.llvm import (
     winograd_gather,
     winograd_gradient,
 )
-from e2compile.targets.llvm.choices import TILES, WINOGRAD, Choices, default
+from e2compile.targets.llvm.choices import PRODUCT, TILES, WINOGRAD, Choices, default
 from e2compile.targets.llvm.loops import elementwise
 from e2compile.targets.llvm.machine import Machine
 from e2compile.targets.llvm.reductions import reduction
@@ -44,18 +46,24 @@ class LlvmKernels:
         choice = self._choice("convolution", conv)
         if choice == WINOGRAD:
             return winograd_gather.forward(conv, self.machine, bias, gated)
+        if choice == PRODUCT:
+            return product_gather.forward(conv, self.machine, bias, gated)
         return gather.forward(conv, self.machine, bias, gated, choice)
 
     def input_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:
         choice = self._choice("input_gradient", conv)
         if choice == WINOGRAD:
             return winograd_gather.input_gradient(conv, self.machine, gated)
+        if choice == PRODUCT:
+            return product_gather.input_gradient(conv, self.machine, gated)
         return gather.input_gradient(conv, self.machine, gated, choice)
 
     def weight_gradient(self, conv: Convolution, gated: bool = False) -> PrimFunc:
         choice = self._choice("weight_gradient", conv)
         if choice == WINOGRAD:
             return winograd_gradient.weight_gradient(conv, self.machine, gated)
+        if choice == PRODUCT:
+            return product_gradient.weight_gradient(conv, self.machine, gated)
         return weight_gradient.weight_gradient(conv, self.machine, gated, choice)
 
     def integer_convolution(self, conv: Convolution, signed: bool, gated: bool = False) -> PrimFunc:
@@ -103,6 +111,6 @@ class LlvmKernels:
         return pools.pool_gradient(pool, self.machine, gated)
 
     def _choice(self, method: str, conv: Convolution, signed: bool = True) -> Any:
-        """A register tile, WINOGRAD, TILES, or None for the register tile that the estimate says is best."""
+        """A register tile, a kernel's name, or None for the tile that the estimate says is best."""
         contraction = Contraction(method, conv, signed)
         return dict(self.choices).get(contraction, default(contraction, self.machine))

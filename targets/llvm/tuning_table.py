@@ -9,7 +9,7 @@ from typing import Any
 from e2compile.errors import UsageError
 from e2compile.lower.workload import Contraction, Convolution
 from e2compile.runtime.export import write_whole
-from e2compile.targets.llvm.choices import TILES, WINOGRAD, Choice
+from e2compile.targets.llvm.choices import PRODUCT, TILES, WINOGRAD, Choice
 from e2compile.targets.llvm.gradient_plan import GradientTile
 from e2compile.targets.llvm.machine import Machine
 from e2compile.targets.llvm.tiling import RegisterTile
@@ -65,7 +65,7 @@ def _measured(entry: dict[str, Any]) -> Measured:
     if isinstance(choice, dict):
         kind = GradientTile if entry["method"].endswith("weight_gradient") else RegisterTile
         choice = kind(**{key: _frozen(value) for key, value in choice.items()})
-    elif choice not in (None, WINOGRAD, TILES):
+    elif choice not in (None, WINOGRAD, TILES, PRODUCT):
         raise ValueError(choice)
     return Measured(choice, float(entry["ratio"]))
 
