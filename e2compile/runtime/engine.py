@@ -11,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from e2compile.errors import MissingError, UsageError
+from e2compile.runtime.pages import ask_for_huge
 
 
 def cores() -> int:
@@ -107,4 +108,5 @@ class Library:
         """What a function gives, in memory that its next call writes again."""
         if name not in self._memory:
             self._memory[name] = list(self.machine[memory_of(name)]())
+            ask_for_huge(self._memory[name])
         return list(self.machine[name](*arguments, *self._memory[name]))
