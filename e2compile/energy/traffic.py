@@ -8,6 +8,7 @@ from torch import Tensor, fx
 
 from e2compile.lower.fuse import Fusion, Group, holder, producer
 from e2compile.lower.kinds import CONSTANTS
+from e2compile.lower.places import is_place, place_dtype
 
 aten = torch.ops.aten
 
@@ -107,7 +108,10 @@ def _results(node: fx.Node) -> list[fx.Node]:
 
 def _held(node: fx.Node) -> int:
     value = node.meta["val"]
-    return int(value.nbytes) if isinstance(value, Tensor) else 0
+    if not isinstance(value, Tensor):
+        return 0
+    dtype: torch.dtype = getattr(torch, place_dtype(node)) if is_place(node) else value.dtype
+    return value.numel() * dtype.itemsize
 
 
 def _shown(operand: fx.Node) -> int:

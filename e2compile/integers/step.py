@@ -123,10 +123,9 @@ class IntegerStep:
             x, w = self._activation(write, site), self._weight(write, site)
             y = write.cast(write(INTEGER_CONVOLUTION, x.code, w.code, *site.geometry), torch.float32)
             step = write(aten.mul.Tensor, x.step, self._by_output(write, w.step))
-            y = write(aten.mul.Tensor, y, step)
+            y = self._kept(write, write(aten.mul.Tensor, y, step))
             if node.args[2] is not None:
                 y = write(aten.add.Tensor, y, write(aten.view.default, node.args[2], [-1, 1, 1]))
-            y = self._kept(write, y)
         node.replace_all_uses_with(y)
         return x, w
 

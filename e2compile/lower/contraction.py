@@ -12,9 +12,10 @@ from e2compile.lower.inline import Live, live_of
 from e2compile.lower.kinds import is_constant
 from e2compile.lower.layout import Layout, Order, default, natural, weight
 from e2compile.lower.loop import Buffer, Load, Loop, View
+from e2compile.lower.places import place_dtype
 from e2compile.lower.scalar import dtype_text, memory_text
 from e2compile.lower.views import Shape, shape_of, source_of, squeezed
-from e2compile.lower.workload import Convolution, Pool
+from e2compile.lower.workload import Convolution, Pool, pair
 from e2compile.ops import (
     INTEGER_CONVOLUTION,
     INTEGER_INPUT_GRADIENT,
@@ -244,21 +245,15 @@ def _static(value: Any) -> Any:
     return tuple(_static(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
-def _pair(value: Any, fallback: Any = None) -> tuple[int, int]:
-    value = value if value not in (None, [], ()) else fallback
-    if isinstance(value, int):
-        return value, value
-    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
-
-
-def _workload(kind: str, x: Shape, y: Shape, options: tuple[Any, ...]) -> Pool:
+def _workload(kind: str, x: Shape, y: Shape, options: tuple[Any, ...], places: str = "") -> Pool:
     """Options as ATen's pooling calls take them after their tensors."""
-    (n, c, h, w), kernel = x, _pair(options[0])
+    (n, c, h, w), kernel = x, pair(options[0])
     rest = [*options[1:], *(None,) * (6 - len(options))]
-    stride, padding = _pair(rest[0], kernel), _pair(rest[1], 0)
+    stride, padding = pair(rest[0], kernel), pair(rest[1], 0)
     if kind == "max":
+        image, dilation = (n, h, w, c), pair(rest[2], 1)
         return Pool(
-            kind, n, h, w, c, kernel, stride, padding, _pair(rest[2], 1), out_height=y[2], out_width=y[3]
+            kind, *image, kernel, stride, padding, dilation, out_height=y[2], out_width=y[3], places=places
         )
     padded = True if rest[3] is None else bool(rest[3])
     return Pool(
@@ -275,9 +270,10 @@ def _pool(node: fx.Node) -> Call:
     x: fx.Node = node.args[0]  # type: ignore[assignment]
     shape = shape_of(x)
     if node.target is aten.max_pool2d_with_indices.default:
-        pool = _workload("max", shape, tuple(node.meta["val"][0].shape), node.args[1:])
         items = _items(node)
-        results = (Result(items.get(0), pool.y_shape), Result(items.get(1), pool.y_shape, "int64"))
+        dtype = place_dtype(items.get(1))
+        pool = _workload("max", shape, tuple(node.meta["val"][0].shape), node.args[1:], dtype)
+        results = (Result(items.get(0), pool.y_shape), Result(items.get(1), pool.y_shape, dtype))
         return Call("pool", pool, (_activation(x, pool.x_shape),), results)
     if node.target is aten.avg_pool2d.default:
         pool = _workload("average", shape, shape_of(node), node.args[1:])
@@ -291,8 +287,9 @@ def _pool_gradient(node: fx.Node) -> Call:
     shapes = shape_of(x), shape_of(dy)  # type: ignore[arg-type]
     operands: tuple[Operand, ...]
     if node.target is aten.max_pool2d_with_indices_backward.default:
-        pool = _workload("max", *shapes, tuple(options[:-1]))
-        operands = (_activation(dy, pool.y_shape), _activation(options[-1], pool.y_shape))  # type: ignore
+        places: fx.Node = options[-1]  # type: ignore[assignment]
+        pool = _workload("max", *shapes, tuple(options[:-1]), place_dtype(source_of(places)[0]))
+        operands = (_activation(dy, pool.y_shape), _activation(places, pool.y_shape))  # type: ignore
     else:
         is_plain = node.target is aten.avg_pool2d_backward.default
         pool = _workload("average", *shapes, tuple(options)) if is_plain else _adaptive(*shapes)

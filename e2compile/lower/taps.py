@@ -1,6 +1,5 @@
 """Taps: which kernel of a compiled function writes the decisions and integer products of its graph."""
 
-import operator
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from e2compile.lower.contraction import Call
 from e2compile.lower.fuse import holder
 from e2compile.lower.inline import origin
 from e2compile.lower.layout import Order
+from e2compile.lower.places import is_place, pixels
 from e2compile.lower.schedule import Kernel, Schedule
 from e2compile.lower.views import Shape, shape_of, squeezed
 from e2compile.ops import PRODUCTS
@@ -42,7 +42,8 @@ class Tap:
             array = array.view(torch.bfloat16)
         sizes = [squeezed(self.shape)[d] for d in self.order]
         back = sorted(range(len(self.order)), key=self.order.__getitem__)
-        return array.reshape(sizes).permute(back).reshape(self.shape).contiguous()
+        value = array.reshape(sizes).permute(back).reshape(self.shape).contiguous()
+        return pixels(self.node, value) if is_place(self.node) and value.dtype is torch.uint8 else value
 
 
 def taps(plan: Schedule) -> tuple[Tap, ...]:
@@ -54,13 +55,6 @@ def taps(plan: Schedule) -> tuple[Tap, ...]:
         for argument, node in _written(kernel)
         if node.meta["val"].dtype in _DECISIONS or node.target in PRODUCTS or is_place(node)
     )
-
-
-def is_place(node: fx.Node) -> bool:
-    """Whether a value says where the maxima of a pooling lie."""
-    call = node.args[0] if node.target is operator.getitem else None
-    is_pool = isinstance(call, fx.Node) and call.target is torch.ops.aten.max_pool2d_with_indices.default
-    return bool(is_pool and node.args[1] == 1)
 
 
 def _tap(plan: Schedule, number: int, argument: int, node: fx.Node, kernel: Kernel) -> Tap:

@@ -1,6 +1,7 @@
 """What a kernel computes, told to a target that chooses how."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ class Contraction:
 class Pool:
     """A 2-d pooling: x (N, H, W, C) to y (N, OH, OW, C); `kind` is "max" or "average".
 
-    Max pooling also gives, and its gradient takes, each maximum's place in its H x W plane, as int64.
-    `padded` counts padding in an average's divisor.
+    Max pooling also gives, and its gradient takes, each maximum's place: where `places` is uint8 its number
+    in its window, where it is int64 that in its H x W plane. `padded` counts padding in an average's divisor.
     """
 
     kind: str
@@ -88,6 +89,7 @@ class Pool:
     divisor: int | None = None
     out_height: int = 0
     out_width: int = 0
+    places: str = ""
 
     @property
     def x_shape(self) -> tuple[int, int, int, int]:
@@ -96,3 +98,11 @@ class Pool:
     @property
     def y_shape(self) -> tuple[int, int, int, int]:
         return (self.batch, self.out_height, self.out_width, self.channels)
+
+
+def pair(value: Any, fallback: Any = None) -> tuple[int, int]:
+    """An option of ATen's for height and width: a number for both, one or two in a list, or the fallback."""
+    value = value if value not in (None, [], ()) else fallback
+    if isinstance(value, int):
+        return value, value
+    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])

@@ -19,14 +19,14 @@ from e2compile.targets.llvm.machine import Machine
 
 
 def pool(workload: Pool, machine: Machine, gated: bool = False) -> PrimFunc:
-    """Arguments: x, [index, count], y, and for max pooling the places [N, OH, OW, C] int64."""
+    """Arguments: x, [index, count], y, and for max pooling the places [N, OH, OW, C], of their type."""
     result: list[PrimFunc] = []
     with _function(result, f"{workload.kind}_pool"):
         x = T.arg("x", T.buffer(workload.x_shape, "float32"))
         live = _live(workload, gated)
         y = T.arg("y", T.buffer(workload.y_shape, "float32"))
         if workload.kind == "max":
-            places = T.arg("places", T.buffer(workload.y_shape, "int64"))
+            places = T.arg("places", T.buffer(workload.y_shape, workload.places))
             body = partial(_maximum, workload, x, y, places)
         else:
             body = partial(_average, workload, x, y)
@@ -39,7 +39,8 @@ def pool_gradient(workload: Pool, machine: Machine, gated: bool = False) -> Prim
     result: list[PrimFunc] = []
     with _function(result, f"{workload.kind}_pool_gradient"):
         dy = T.arg("dy", T.buffer(workload.y_shape, "float32"))
-        places = T.arg("places", T.buffer(workload.y_shape, "int64")) if workload.kind == "max" else None
+        is_max = workload.kind == "max"
+        places = T.arg("places", T.buffer(workload.y_shape, workload.places)) if is_max else None
         live = _live(workload, gated)
         dx = T.arg("dx", T.buffer(workload.x_shape, "float32"))
         _each(workload.x_shape, live(), machine, partial(_gradient, workload, dy, places, dx))
@@ -89,25 +90,31 @@ def _maximum(workload: Pool, x: Any, y: Any, places: Any, at: list[Any], width: 
     n, oh, ow, c = at
     (first_h, last_h, start_h), (first_w, last_w, start_w) = (_window(workload, i, at[1 + i]) for i in (0, 1))
     best = T.alloc_buffer((width,), "float32", scope="global")
-    where = T.alloc_buffer((width,), "int64", scope="global")
-    corner = (
-        (start_h + first_h * workload.dilation[0]) * workload.width + start_w + first_w * workload.dilation[1]
-    )
+    where = T.alloc_buffer((width,), workload.places, scope="global")
+    corner = _place(workload, (start_h, start_w), (first_h, first_w))
     vectorized(width, lambda lane: T.buffer_store(best, tirx.const(-math.inf, "float32"), [lane]))
-    vectorized(width, lambda lane: T.buffer_store(where, tirx.Cast("int64", corner), [lane]))
+    vectorized(width, lambda lane: T.buffer_store(where, corner, [lane]))
     with T.serial(first_h, last_h) as kh, T.serial(first_w, last_w) as kw:
         h, w = start_h + kh * workload.dilation[0], start_w + kw * workload.dilation[1]
 
         def step(lane: Any) -> None:
             value = T.bind(x[n, h, w, c + lane])
             is_new = functions.greater(value, best[lane])
-            place = tirx.Cast("int64", h * workload.width + w)
+            place = _place(workload, (start_h, start_w), (kh, kw))
             T.buffer_store(where, tirx.Select(is_new, place, where[lane]), [lane])
             T.buffer_store(best, tirx.Select(is_new, value, best[lane]), [lane])
 
         vectorized(width, step)
     vectorized(width, lambda lane: T.buffer_store(y, best[lane], [n, oh, ow, c + lane]))
     vectorized(width, lambda lane: T.buffer_store(places, where[lane], [n, oh, ow, c + lane]))
+
+
+def _place(workload: Pool, start: tuple[Any, Any], tap: tuple[Any, Any]) -> Any:
+    """A place in a window that begins at `start`: a tap's number, or that of its pixel."""
+    if workload.places == "uint8":
+        return tirx.Cast("uint8", tap[0] * workload.kernel[1] + tap[1])
+    h, w = (first + step * apart for first, step, apart in zip(start, tap, workload.dilation, strict=True))
+    return tirx.Cast("int64", h * workload.width + w)
 
 
 def _divisor(workload: Pool, oh: Any, ow: Any) -> Any:
@@ -150,12 +157,23 @@ def _outputs(workload: Pool, axis: int, position: Any) -> tuple[Any, Any]:
     return first, T.min(outputs, (position + workload.padding[axis]) // stride + 1)
 
 
+def _place_of(workload: Pool, pixel: tuple[Any, Any], out: tuple[Any, Any]) -> Any:
+    """What the place of a pixel is in an output's window."""
+    if workload.places == "int64":
+        return tirx.Cast("int64", pixel[0] * workload.width + pixel[1])
+    h, w = (
+        each + pad - number * stride
+        for each, number, stride, pad in zip(pixel, out, workload.stride, workload.padding, strict=True)
+    )
+    return tirx.Cast("uint8", h * workload.kernel[1] + w)
+
+
 def _gradient(workload: Pool, dy: Any, places: Any, dx: Any, at: list[Any], width: int) -> None:
     """Gathers, for each input pixel, from the windows that hold it: no two threads write one pixel."""
     n, h, w, c = at
     total = _zeros(width)
-    place = tirx.Cast("int64", h * workload.width + w)
     with T.serial(*_outputs(workload, 0, h)) as oh, T.serial(*_outputs(workload, 1, w)) as ow:
+        place = _place_of(workload, (h, w), (oh, ow))
 
         def step(lane: Any) -> None:
             share = dy[n, oh, ow, c + lane]

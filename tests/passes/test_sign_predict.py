@@ -11,7 +11,6 @@ from torch import Tensor, fx, nn
 
 from e2compile.errors import UsageError
 from e2compile.graph import Kind, StepGraph, entry_points, text, verify
-from e2compile.integers.joins import joins
 from e2compile.ops import GUARD, INTEGER_CONVOLUTION, INTEGER_WEIGHT_GRADIENT
 from e2compile.options import parse_passes
 from e2compile.passes import BatchDrop, LayerGate, SignPredict
@@ -392,46 +391,3 @@ def test_options_are_the_presets_unless_given() -> None:
     assert (settings.beta, settings.scales, settings.fallback) == (0.1, "previous", "element")
     assert (settings.predictor_activation_bits, settings.predictor_gradient_bits) == (4, 10)
     assert SignPredict().settings().is_prefix
-
-
-@pytest.mark.parametrize("results", ["bfloat16", "float32"])
-def test_what_branches_join_to_is_kept_as_results_are(results: Any) -> None:
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = conv(3, 3, 3, padding=1), conv(3, 3, 3, padding=1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            y = self.first(x).relu()
-            return self.second(y) + y
-
-    torch.manual_seed(0)
-    graph = captured(nn.Sequential(Block(), nn.Flatten(), nn.Linear(108, 3)))
-    step = changed(graph, results=results).graph
-    shape = torch.Size((4, 3, 6, 6))
-    sums = [
-        node
-        for node in calls(step, aten.add.Tensor)
-        if all(isinstance(n, fx.Node) and n.meta["val"].shape == shape for n in node.args)
-        and not any(n.target is aten.mul.Scalar for n in node.all_input_nodes)  # two planes of a gradient
-    ]
-    assert [node.meta["phase"] for node in sums] == ["forward", "backward"]
-    for node in sums:
-        kept = [user.meta["val"].dtype for user in node.users]
-        assert (kept == [torch.bfloat16]) is (results == "bfloat16")
-
-
-def test_joins_are_sums_and_choices_of_whole_activations() -> None:
-    first, second = torch.randn(2, 4, 3, 6, 6)
-    graph = fx.Graph()
-    x, y = graph.placeholder("x"), graph.placeholder("y")
-    for node, value in ((x, first), (y, second)):
-        node.meta |= {"val": value, "phase": "forward"}
-    total = graph.call_function(aten.add.Tensor, (x, y))
-    chosen = graph.call_function(aten.where.self, (x, total, y))
-    update = graph.call_function(aten.add.Tensor, (total, y))
-    other = graph.call_function(aten.add.Tensor, (total, 1.0))
-    for node, phase in ((total, "forward"), (chosen, "backward"), (update, "update"), (other, "forward")):
-        node.meta |= {"val": first, "phase": phase}
-    assert list(joins(graph, {first.shape})) == [total, chosen]
-    assert not list(joins(graph, {torch.Size((1,))}))

@@ -13,7 +13,9 @@ from e2compile.targets.llvm.pools import pool, pool_gradient
 from tests.targets.contractions import SENTINEL, gate, only
 
 POOLS = {
-    "max": Pool("max", 7, 9, 8, 16, (3, 3), (2, 2), (1, 1), out_height=5, out_width=4),
+    places: Pool("max", 7, 9, 8, 16, (3, 3), (2, 2), (1, 1), out_height=5, out_width=4, places=places)
+    for places in ("uint8", "int64")
+} | {
     "average": Pool("average", 7, 8, 8, 5, (2, 2), (2, 2), out_height=4, out_width=4),
 }
 
@@ -25,7 +27,9 @@ def run(function: tvm.tirx.PrimFunc, *tensors: torch.Tensor) -> None:
 
 def outputs(workload: Pool) -> list[torch.Tensor]:
     y = torch.full(workload.y_shape, SENTINEL)
-    return [y, torch.full(workload.y_shape, 7)] if workload.kind == "max" else [y]
+    if workload.kind != "max":
+        return [y]
+    return [y, torch.full(workload.y_shape, 7, dtype=getattr(torch, workload.places))]
 
 
 @pytest.mark.parametrize("live", [[], [4], [6, 1, 2], [0, 1, 2, 3, 4, 5, 6]], ids=len)
