@@ -48,7 +48,9 @@ def huge_bytes(address: int) -> int:
 def test_a_block_gets_huge_pages() -> None:
     if not _SETTING.exists() or "[never]" in _SETTING.read_text():
         pytest.skip(f"Linux gives no huge pages here: {_SETTING}")
-    block = np.frombuffer(mmap.mmap(-1, _SIZE), np.float32)  # what malloc has may have been written before
+    # not malloc's: that may have been written before
+    mapped = mmap.mmap(-1, _SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    block = np.frombuffer(mapped, np.float32)
     first, second = block[: len(block) // 2], block[len(block) // 2 :]
     ask_for_huge([Placed(second), Placed(first)])
     block[:] = 1
