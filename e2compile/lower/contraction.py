@@ -283,17 +283,18 @@ def _pool(node: fx.Node) -> Call:
 
 
 def _pool_gradient(node: fx.Node) -> Call:
-    dy, x, *options = node.args
-    shapes = shape_of(x), shape_of(dy)  # type: ignore[arg-type]
+    arguments: Any = node.args
+    dy, x, *options = arguments
+    shapes = shape_of(x), shape_of(dy)
     operands: tuple[Operand, ...]
     if node.target is aten.max_pool2d_with_indices_backward.default:
-        places: fx.Node = options[-1]  # type: ignore[assignment]
+        places = options[-1]
         pool = _workload("max", *shapes, tuple(options[:-1]), place_dtype(source_of(places)[0]))
-        operands = (_activation(dy, pool.y_shape), _activation(places, pool.y_shape))  # type: ignore
+        operands = (_activation(dy, pool.y_shape), _activation(places, pool.y_shape))
     else:
         is_plain = node.target is aten.avg_pool2d_backward.default
         pool = _workload("average", *shapes, tuple(options)) if is_plain else _adaptive(*shapes)
-        operands = (_activation(dy, pool.y_shape),)  # type: ignore[arg-type]
+        operands = (_activation(dy, pool.y_shape),)
     return Call(
         "pool_gradient", pool, operands, (Result(node, pool.x_shape, dtype_text(node.meta["val"].dtype)),)
     )

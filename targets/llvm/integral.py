@@ -32,15 +32,17 @@ def as_integer(
     `values` are those of `instructions`. A NaN is some integer, as it is when it is converted.
     """
     if isinstance(argument, (int, float)):
+        if not _is_small_integer(argument):
+            return None
         whole = int(argument)
-        return (tirx.const(whole, "int32"), (whole, whole)) if whole == argument else None
+        return tirx.const(whole, "int32"), (whole, whole)
     call = instructions[argument.index]
     if not isinstance(call, Compute) or call.dtype != "float32" or call.kwargs:
         return None
     if call.op is aten.full.default:
         return as_integer(instructions, values, call.args[0])
     if call.op is aten.clamp.default:
-        return _clamped(instructions, values, argument)
+        return _clamped(instructions, call, values[argument.index])
     if call.op is aten.floor.default:
         return _shifted(instructions, values, call.args[0])
     if call.op not in _ARITHMETIC:
@@ -63,21 +65,26 @@ _ARITHMETIC: dict[OpOverload, Callable[[Any, Any], Any]] = {
 }
 
 
+def _is_small_integer(value: Any) -> bool:
+    """Whether a number is one; None, infinities and NaN are not."""
+    return value is not None and abs(value) <= _MOST and int(value) == value
+
+
 def _if_small(value: Expr, limits: Range) -> tuple[Expr, Range] | None:
     return (value, limits) if max(map(abs, limits)) <= _MOST else None
 
 
 def _clamped(
-    instructions: Sequence[Load | Compute], values: Sequence[Expr], argument: Value
+    instructions: Sequence[Load | Compute], clamp: Compute, value: Expr
 ) -> tuple[Expr, Range] | None:
     """clamp(floor(x), low, high): a conversion."""
-    source, *limits = instructions[argument.index].args  # type: ignore[union-attr]
+    source, *limits = clamp.args
     call = instructions[source.index]
     is_floor = isinstance(call, Compute) and call.op is aten.floor.default
-    if not is_floor or len(limits) != 2 or any(limit is None or int(limit) != limit for limit in limits):
+    if not is_floor or len(limits) != 2 or not all(map(_is_small_integer, limits)):
         return None
     low, high = map(int, limits)
-    return _if_small(tirx.Cast("int32", values[argument.index]), (low, high))
+    return tirx.Cast("int32", value), (low, high)
 
 
 def _shifted(

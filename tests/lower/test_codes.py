@@ -125,6 +125,16 @@ def shares(x: Tensor) -> Any:
     return x / 1024, x / -0.25, x / 2.0**-119, x / 3.0
 
 
+def beyond(x: Tensor) -> Any:
+    """Integers that no int32, or no float32 exactly, can hold are left in float32."""
+    whole = torch.floor(x)
+    return (
+        ((whole.clamp(-3, 3) + 1e30) * 1e-29).to(torch.int8),
+        whole.clamp(-torch.inf, 5.0).to(torch.int8),
+        (whole.clamp(-200, 200) * 1048576.0 - 1.0).clamp(-5, 5).to(torch.int8),
+    )
+
+
 def special(*shape: int) -> Tensor:
     """Floats of all magnitudes, NaN and infinities of both signs, zeros and denormals among them."""
     x = normal(*shape) * torch.exp2(torch.randint(-149, 128, shape, generator=_random).float())
@@ -164,6 +174,7 @@ for _shape in SHAPES:
     CASES[f"shares {list(_shape)}"] = traced(shares, special(*_shape))
     CASES[f"magnitude {list(_shape)}"] = traced(lambda x: x.abs().amax([0, 2, 3]), special(*_shape))
     CASES[f"greatest {list(_shape)}"] = traced(lambda x: x.relu().amax([0, 2, 3]), special(*_shape))
+CASES["beyond"] = traced(beyond, normal(2, 16, 8, 8) * 5)
 CASES["short codes"] = traced(short_codes, torch.arange(256).to(torch.uint8).view(4, 16, 2, 2))
 
 
